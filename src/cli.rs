@@ -1,0 +1,162 @@
+//! Arguments and exit codes.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{LogFormat, Overrides, parse_duration};
+
+/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+/// Exit code of everything else that fails while running. Wrong usage is 2, by clap.
+pub const EXIT_RUNTIME: u8 = 1;
+
+const EXAMPLES: &str = "\
+Examples:
+  docker-broker serve --services services/op-redis7.yml
+      A broker for a look: data below ./docker-broker-data, password generated there.
+  docker-broker serve --config /etc/docker-broker/broker.yml
+      A broker by its settings file (docs/configuration.md).
+  docker-broker check-config --config broker.yml
+      Every problem of a configuration at once; exit code 78 if there are errors.
+  docker-broker wait --url http://127.0.0.1:8080 --timeout 2m
+      For scripts: returns when the broker is ready.";
+
+/// An Open Service Broker that runs each service instance in a Docker container of its own.
+#[derive(Debug, Parser)]
+#[command(name = "docker-broker", version, about, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the Open Service Broker API until SIGTERM or Ctrl-C.
+    Serve(ConfigurationArgs),
+    /// Check the configuration and list everything that is wrong with it.
+    CheckConfig(ConfigurationArgs),
+    /// Obtain the images of all plans, and say which cannot be had.
+    FetchImages(ConfigurationArgs),
+    /// Print the OSB catalog as JSON.
+    Catalog(ConfigurationArgs),
+    /// Wait until a broker is ready: dockerd answers, the store works, recovery is done.
+    Wait(WaitArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Where the configuration comes from. Arguments win over the settings file.
+#[derive(Debug, Args)]
+pub struct ConfigurationArgs {
+    /// Settings file (YAML).
+    #[arg(long, env = "DOCKER_BROKER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Services: a file, a directory or a glob; a BOSH ops file as it is. May be repeated.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    services: Vec<PathBuf>,
+    /// Directory for the store, keys and instance data [default: docker-broker-data].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Name of this broker: prefix of its containers, owner of its labels [default: docker-broker].
+    #[arg(long)]
+    name: Option<String>,
+    /// Address of the API [default: 127.0.0.1].
+    #[arg(long, value_name = "IP")]
+    listen: Option<IpAddr>,
+    /// Port of the API; 0 takes any free one [default: 8080].
+    #[arg(long)]
+    port: Option<u16>,
+    /// User name of the API [default: broker].
+    #[arg(long, env = "DOCKER_BROKER_USERNAME")]
+    username: Option<String>,
+    /// File with the password of the API; or set `DOCKER_BROKER_PASSWORD`. Without either one is
+    /// generated and kept in the data directory.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The Docker engine [default: unix:///var/run/docker.sock].
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    docker_url: Option<String>,
+    /// Address on which instances' ports are published [default: 127.0.0.1].
+    #[arg(long, value_name = "IP")]
+    external_ip: Option<IpAddr>,
+    /// Host that bindings name instead of the external IP, for example a DNS name.
+    #[arg(long, value_name = "HOST")]
+    external_host: Option<String>,
+    /// Shape of the log.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormatArg>,
+    /// Level of the log: error, warn, info, debug, or a filter [default: info].
+    #[arg(long)]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    Json,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Where the broker listens (plain HTTP).
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// How long to wait.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+}
+
+impl ConfigurationArgs {
+    /// The settings file.
+    #[must_use]
+    pub fn settings_file(&self) -> Option<&PathBuf> {
+        self.config.as_ref()
+    }
+
+    /// The service files.
+    #[must_use]
+    pub fn service_files(&self) -> &[PathBuf] {
+        &self.services
+    }
+
+    /// What wins over the settings file. `password` comes from the environment only: arguments
+    /// are visible to everybody on the machine.
+    #[must_use]
+    pub fn overrides(&self, password: Option<String>) -> Overrides {
+        Overrides {
+            name: self.name.clone(),
+            username: self.username.clone(),
+            password,
+            password_file: self.password_file.clone(),
+            listen_address: self.listen,
+            port: self.port,
+            data_directory: self.data_dir.clone(),
+            docker_url: self.docker_url.clone(),
+            external_ip: self.external_ip,
+            external_host: self.external_host.clone(),
+            log_format: self.log_format.map(|format| match format {
+                LogFormatArg::Text => LogFormat::Text,
+                LogFormatArg::Json => LogFormat::Json,
+            }),
+            log_level: self.log_level.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

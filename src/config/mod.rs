@@ -1,0 +1,25 @@
+//! Configuration: YAML in, validated values out.
+//!
+//! Owns the settings file, the service files (cf-containers-broker's schema and what was added to
+//! it), BOSH ops files, all defaults, and the list of problems. Touches neither Docker nor the
+//! store.
+//!
+//! Invariant: all problems of a configuration are found in one pass, each with its path; nothing
+//! is built from a configuration with errors.
+
+mod container;
+mod files;
+mod node;
+mod problems;
+mod scalars;
+mod services;
+mod settings;
+mod uniqueness;
+
+pub use files::{load, load_services};
+pub use problems::{Problem, Problems, Severity};
+pub use scalars::{parse_duration, parse_size};
+pub use settings::{
+    BrokerLogin, Configuration, EncryptionKey, LogFormat, Overrides, PortRange, Registry, Settings,
+    TlsSettings,
+};

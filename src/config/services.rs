@@ -1,0 +1,254 @@
+//! Services and plans: cf-containers-broker's schema and the keys that were added to it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::Value as Json;
+
+use super::{container, node::Node};
+use crate::catalog::{
+    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
+    Service, SyslogDrain, UriShape, is_environment_name,
+};
+use crate::credentials;
+
+/// OSB "Service Offering Object": the only values of `requires`.
+const REQUIRES: [&str; 3] = ["syslog_drain", "route_forwarding", "volume_mount"];
+
+/// Reads one entry of `services`.
+pub(super) fn service(node: Node<'_>) -> Service {
+    let service = Service {
+        id: node.required("id"),
+        name: node.required("name"),
+        description: node.required("description"),
+        bindable: node.boolean("bindable").unwrap_or(true),
+        tags: node.strings("tags").unwrap_or_default(),
+        metadata: node.json_object("metadata"),
+        requires: node.strings("requires").unwrap_or_default(),
+        plan_updateable: node.boolean("plan_updateable").unwrap_or(true),
+        plans: node.nodes("plans").into_iter().map(|plan_node| Arc::new(plan(plan_node))).collect(),
+    };
+    check_name(&node, &service.name);
+    for permission in &service.requires {
+        if !REQUIRES.contains(&permission.as_str()) {
+            node.error(
+                "requires",
+                format!("holds {permission:?}; OSB knows only {}", REQUIRES.join(", ")),
+            );
+        }
+    }
+    if !node.has("plans") || (node.is_list("plans") && service.plans.is_empty()) {
+        node.error("plans", "must hold at least one plan");
+    }
+    for (index, plan) in service.plans.iter().enumerate() {
+        let drains = service.requires.iter().any(|permission| permission == "syslog_drain");
+        if plan.syslog_drain.is_some() && !drains {
+            node.warning(
+                &format!("plans[{index}].syslog_drain_port"),
+                "has no effect unless the service says requires: [syslog_drain]",
+            );
+        }
+    }
+    // Emitted only together with a dashboard, which this broker does not have: platforms refuse
+    // a catalog whose dashboard clients they cannot create.
+    node.ignore("dashboard_client");
+    node.finish();
+    service
+}
+
+fn check_name(node: &Node<'_>, name: &str) {
+    if name.chars().any(char::is_whitespace) {
+        node.error(
+            "name",
+            format!("is {name:?}; a name has no white space, so that a CLI can take it"),
+        );
+    }
+}
+
+fn plan(node: Node<'_>) -> Plan {
+    let schemas = schemas(&node);
+    let container_node = node.node("container");
+    if container_node.is_none() && !node.has("container") {
+        node.error("container", "is missing; it is required");
+    }
+    let credentials = credentials(&node);
+    let plan = Plan {
+        id: node.required("id"),
+        name: node.required("name"),
+        description: node.required("description"),
+        free: node.boolean("free").unwrap_or(true),
+        metadata: node.json_object("metadata"),
+        bindable: node.boolean("bindable"),
+        plan_updateable: node.boolean("plan_updateable"),
+        binding_rotatable: node.boolean("binding_rotatable").unwrap_or(false),
+        max_instances: node
+            .integer("max_containers", 0, u64::from(u32::MAX))
+            .and_then(|max| u32::try_from(max).ok()),
+        maintenance_info: maintenance_info(&node),
+        maximum_polling_duration_seconds: node.integer("maximum_polling_duration", 1, 604_800),
+        parameters: parameters(&node, schemas.is_empty()),
+        schemas,
+        container: container_node.map_or_else(container::placeholder, container::container),
+        credentials,
+        syslog_drain: syslog_drain(&node),
+    };
+    check_name(&node, &plan.name);
+    check_ports(&node, &plan);
+    check_variables(&node, &plan);
+    node.finish();
+    plan
+}
+
+fn maintenance_info(node: &Node<'_>) -> Option<MaintenanceInfo> {
+    let info = node.node("maintenance_info")?;
+    let version = info.required("version");
+    if !version.is_empty() && semver::Version::parse(&version).is_err() {
+        info.error(
+            "version",
+            format!("is {version:?}; it must be a semantic version such as 1.0.0"),
+        );
+    }
+    let description = info.string("description");
+    info.finish();
+    Some(MaintenanceInfo { version, description })
+}
+
+fn schemas(node: &Node<'_>) -> Schemas {
+    let Some(schemas) = node.node("schemas") else { return Schemas::default() };
+    let parameters = |node: Option<Node<'_>>| {
+        let node = node?;
+        let schema = node.json("parameters").and_then(|document| {
+            Schema::parse(document).map_err(|message| node.error("parameters", message)).ok()
+        });
+        node.finish();
+        schema
+    };
+    let instance = schemas.node("service_instance");
+    let binding = schemas.node("service_binding");
+    let found = Schemas {
+        create: parameters(instance.as_ref().and_then(|node| node.node("create"))),
+        update: parameters(instance.as_ref().and_then(|node| node.node("update"))),
+        bind: parameters(binding.as_ref().and_then(|node| node.node("create"))),
+    };
+    for node in [instance, binding].into_iter().flatten() {
+        node.finish();
+    }
+    schemas.finish();
+    found
+}
+
+/// Without `parameters` and `schemas` a plan is one of cf-containers-broker's.
+fn parameters(node: &Node<'_>, no_schemas: bool) -> Parameters {
+    let Some(entries) = node.entries("parameters") else {
+        return if no_schemas { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
+    };
+    for (name, variable) in &entries {
+        if !is_environment_name(variable) {
+            node.error(
+                &format!("parameters.{name}"),
+                format!("is {variable:?}, which is no environment variable name"),
+            );
+        }
+    }
+    Parameters::Declared(entries.into_iter().collect())
+}
+
+fn credentials(node: &Node<'_>) -> Credentials {
+    let Some(credentials) = node.node("credentials") else { return Credentials::default() };
+    let found = Credentials {
+        username: key_value(&credentials, "username"),
+        password: key_value(&credentials, "password"),
+        dbname: key_value(&credentials, "dbname"),
+        hostname: hostname(&credentials),
+        uri: credentials.node("uri").map(|uri| {
+            let shape = UriShape {
+                prefix: uri.string("prefix").filter(|prefix| !prefix.is_empty()),
+                port: uri.parsed("port", ContainerPort::parse),
+            };
+            uri.finish();
+            shape
+        }),
+        template: template(&credentials),
+    };
+    credentials.finish();
+    found
+}
+
+fn key_value(node: &Node<'_>, which: &'static str) -> Option<KeyValue> {
+    let entry = node.node(which)?;
+    let (key, value) = (entry.string("key"), entry.string("value"));
+    let found = match key {
+        Some(key) if !is_environment_name(&key) => {
+            entry.error("key", format!("is {key:?}, which is no environment variable name"));
+            None
+        }
+        None if value.is_none() => {
+            entry.warning("key", "is missing, so this credential is neither set nor handed out");
+            None
+        }
+        key => Some(KeyValue { key, value }),
+    };
+    entry.finish();
+    found
+}
+
+fn hostname(node: &Node<'_>) -> Option<String> {
+    let entry = node.node("hostname")?;
+    entry.ignore("key");
+    let value = entry.string("value");
+    entry.finish();
+    value
+}
+
+fn template(node: &Node<'_>) -> Option<Json> {
+    let template = node.json_object("template")?;
+    if let Err(error) = credentials::check_template(&template) {
+        node.error("template", error.to_string());
+    }
+    Some(template)
+}
+
+fn syslog_drain(node: &Node<'_>) -> Option<SyslogDrain> {
+    let protocol = node.string("syslog_drain_protocol").unwrap_or_else(|| "syslog".to_owned());
+    let port = node.parsed("syslog_drain_port", ContainerPort::parse)?;
+    Some(SyslogDrain { port, protocol })
+}
+
+/// Ports that are named must be published, where the plan says which ones are.
+fn check_ports(node: &Node<'_>, plan: &Plan) {
+    let published = &plan.container.expose_ports;
+    if published.is_empty() {
+        return;
+    }
+    let uri = plan.credentials.uri.as_ref().and_then(|uri| uri.port);
+    let drain = plan.syslog_drain.as_ref().map(|drain| drain.port);
+    for (key, port) in [("credentials.uri.port", uri), ("syslog_drain_port", drain)] {
+        if let Some(port) = port.filter(|port| !published.contains(port)) {
+            node.error(key, format!("is {port}, which is not among container.expose_ports"));
+        }
+    }
+}
+
+/// No environment variable may have two sources that fight for it.
+fn check_variables(node: &Node<'_>, plan: &Plan) {
+    let credentials = &plan.credentials;
+    let keys = [&credentials.username, &credentials.password, &credentials.dbname];
+    let mut seen = Vec::new();
+    let secret = plan.container.secret_environment.iter().map(String::as_str);
+    let keys = keys.into_iter().flatten().filter_map(|entry| entry.key.as_deref());
+    for key in keys.chain(secret) {
+        if seen.contains(&key) {
+            node.error("credentials", format!("uses the variable {key} twice"));
+        }
+        seen.push(key);
+    }
+    if let Parameters::Declared(names) = &plan.parameters {
+        for (parameter, variable) in names {
+            if seen.contains(&variable.as_str()) {
+                node.error(
+                    &format!("parameters.{parameter}"),
+                    format!("would override {variable}, which holds a credential"),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The settings of the broker itself, their defaults, and what the command line overrides.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use super::{
+    container::parse_pull,
+    node::Node,
+    scalars::{parse_duration, parse_size},
+};
+use crate::catalog::{Catalog, PullPolicy};
+
+/// Everything a broker runs on.
+#[derive(Debug)]
+pub struct Configuration {
+    /// The broker's own settings.
+    pub settings: Settings,
+    /// The services.
+    pub catalog: Catalog,
+}
+
+/// User and password that platforms log in with. Its `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerLogin {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+/// A key for secrets at rest. Its `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(pub String);
+
+/// Host ports that instances may get, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+/// A registry that needs more than its name. Its `Debug` hides the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// `host[:port]` as image references name it; `docker.io` for Docker Hub.
+    pub host: String,
+    /// Login.
+    pub login: Option<(String, String)>,
+    /// PEM file of the CA that signed the registry's certificate.
+    pub ca_certificate: Option<PathBuf>,
+    /// Plain HTTP or an unverified certificate; dockerd has to allow it as well.
+    pub insecure: bool,
+}
+
+/// HTTPS listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Port of the HTTPS listener; 0 takes any free one.
+    pub port: u16,
+    /// PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub private_key: PathBuf,
+    /// How often both files are looked at for a change.
+    pub reload_interval: Duration,
+}
+
+/// Shape of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The broker's own settings. `docs/configuration.md` describes each.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "docs/configuration.md and the example there describe each key")]
+pub struct Settings {
+    pub name: String,
+    pub login: Option<BrokerLogin>,
+    pub listen_address: IpAddr,
+    pub port: u16,
+    pub tls: Option<TlsSettings>,
+    pub data_directory: PathBuf,
+    pub host_directory: PathBuf,
+    pub docker_url: String,
+    pub docker_certificates_directory: PathBuf,
+    pub external_ip: IpAddr,
+    pub external_host: String,
+    pub host_ports: PortRange,
+    pub encryption_keys: Vec<EncryptionKey>,
+    pub max_containers: u32,
+    pub fetch_images: bool,
+    pub pull: Option<PullPolicy>,
+    pub images_directory: Option<PathBuf>,
+    pub max_parallel_pulls: usize,
+    pub max_parallel_starts: usize,
+    pub instances_per_network: usize,
+    pub registries: Vec<Registry>,
+    pub require_api_version: bool,
+    pub operation_timeout: Duration,
+    pub max_body_bytes: u64,
+    pub log_format: LogFormat,
+    pub log_level: String,
+}
+
+/// What the command line or the environment say; each wins over the settings file.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "each overrides the setting of the same name")]
+pub struct Overrides {
+    pub name: Option<String>,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub listen_address: Option<IpAddr>,
+    pub port: Option<u16>,
+    pub data_directory: Option<PathBuf>,
+    pub docker_url: Option<String>,
+    pub external_ip: Option<IpAddr>,
+    pub external_host: Option<String>,
+    pub log_format: Option<LogFormat>,
+    pub log_level: Option<String>,
+}
+
+impl std::fmt::Debug for BrokerLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerLogin").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncryptionKey([redacted])")
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry")
+            .field("host", &self.host)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shortest key that is accepted; BOSH generates passwords of 20 characters and more.
+const MIN_KEY_CHARACTERS: usize = 20;
+
+/// Reads the settings out of the settings file's mapping.
+pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
+    let data_directory = over
+        .data_directory
+        .clone()
+        .or_else(|| node.string("data_directory").map(PathBuf::from))
+        .unwrap_or_else(|| PathBuf::from("docker-broker-data"));
+    let address = |key| node.parsed(key, parse_address);
+    let external_ip =
+        over.external_ip.or_else(|| address("external_ip")).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let external_host = over.external_host.clone().or_else(|| node.string("external_host"));
+    Settings {
+        name: name(node, over),
+        login: login(node, over),
+        listen_address: over
+            .listen_address
+            .or_else(|| address("listen_address"))
+            .unwrap_or(IpAddr::from([127, 0, 0, 1])),
+        port: over.port.or_else(|| port(node, "port")).unwrap_or(8080),
+        tls: tls(node),
+        host_directory: node
+            .string("host_directory")
+            .map_or_else(|| data_directory.join("instances"), PathBuf::from),
+        data_directory,
+        docker_url: over
+            .docker_url
+            .clone()
+            .or_else(|| node.string("docker_url"))
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+        docker_certificates_directory: node
+            .string("docker_certificates_directory")
+            .map_or_else(|| PathBuf::from("/etc/docker/certs.d"), PathBuf::from),
+        external_host: external_host.unwrap_or_else(|| external_ip.to_string()),
+        external_ip,
+        host_ports: host_ports(node),
+        encryption_keys: encryption_keys(node),
+        max_containers: node
+            .integer("max_containers", 0, u64::from(u32::MAX))
+            .and_then(|max| u32::try_from(max).ok())
+            .unwrap_or(0),
+        fetch_images: node.boolean("fetch_images").unwrap_or(true),
+        pull: node.parsed("pull", parse_pull),
+        images_directory: node.string("images_directory").map(PathBuf::from),
+        max_parallel_pulls: count(node, "max_parallel_pulls", 64).unwrap_or(3),
+        max_parallel_starts: count(node, "max_parallel_starts", 256).unwrap_or(8),
+        instances_per_network: count(node, "instances_per_network", 1000).unwrap_or(1000),
+        registries: node.nodes("registries").into_iter().filter_map(registry).collect(),
+        require_api_version: node.boolean("require_api_version").unwrap_or(true),
+        operation_timeout: node
+            .parsed("operation_timeout", parse_duration)
+            .unwrap_or(Duration::from_mins(10)),
+        max_body_bytes: node.parsed("max_body_size", parse_size).unwrap_or(1 << 20),
+        log_format: over
+            .log_format
+            .or_else(|| node.parsed("log_format", parse_log_format))
+            .unwrap_or_default(),
+        log_level: over
+            .log_level
+            .clone()
+            .or_else(|| node.string("log_level"))
+            .unwrap_or_else(|| "info".to_owned()),
+    }
+}
+
+fn name(node: &Node<'_>, over: &Overrides) -> String {
+    let name = over
+        .name
+        .clone()
+        .or_else(|| node.string("name"))
+        .unwrap_or_else(|| "docker-broker".to_owned());
+    let ok = (2..=40).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if !ok {
+        node.error(
+            "name",
+            format!("is {name:?}; it needs 2 to 40 characters out of A-Z a-z 0-9 _ . -"),
+        );
+    }
+    name
+}
+
+fn login(node: &Node<'_>, over: &Overrides) -> Option<BrokerLogin> {
+    let username = over.username.clone().or_else(|| node.string("username"));
+    let password = over.password.clone().or_else(|| node.string("password"));
+    let file =
+        over.password_file.clone().or_else(|| node.string("password_file").map(PathBuf::from));
+    let password = match (password, file) {
+        (None, Some(file)) => match std::fs::read_to_string(&file) {
+            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => {
+                node.error("password_file", format!("cannot read {}: {error}", file.display()));
+                return None;
+            }
+        },
+        (password, _) => password,
+    };
+    match (username, password) {
+        (username, Some(password)) if !password.is_empty() => {
+            let username = username.unwrap_or_else(|| "broker".to_owned());
+            if username.contains(':') || username.is_empty() {
+                node.error("username", "must not be empty or contain a colon (HTTP basic)");
+            }
+            Some(BrokerLogin { username, password })
+        }
+        (_, Some(_)) => {
+            node.error("password", "must not be empty");
+            None
+        }
+        (Some(_), None) => {
+            node.error("password", "is missing beside username; give password or password_file");
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+fn tls(node: &Node<'_>) -> Option<TlsSettings> {
+    let tls = node.node("tls")?;
+    let settings = TlsSettings {
+        port: port(&tls, "port").unwrap_or(8443),
+        certificate: tls.required("certificate").into(),
+        private_key: tls.required("private_key").into(),
+        reload_interval: tls
+            .parsed("reload_interval", parse_duration)
+            .unwrap_or(Duration::from_secs(10)),
+    };
+    for (key, file) in
+        [("certificate", &settings.certificate), ("private_key", &settings.private_key)]
+    {
+        if !file.as_os_str().is_empty()
+            && let Err(error) = std::fs::File::open(file)
+        {
+            tls.error(key, format!("cannot read {}: {error}", file.display()));
+        }
+    }
+    tls.finish();
+    Some(settings)
+}
+
+fn host_ports(node: &Node<'_>) -> PortRange {
+    // Below the kernel's ephemeral range, where outgoing connections take theirs.
+    const DEFAULT: PortRange = PortRange { first: 20_000, last: 29_999 };
+    let parse = |text: &str| {
+        let wrong = || format!("{text:?} is not a range such as \"20000-29999\"");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let first = first.trim().parse::<u16>().map_err(|_| wrong())?;
+        let last = last.trim().parse::<u16>().map_err(|_| wrong())?;
+        if first == 0 || first > last { Err(wrong()) } else { Ok(PortRange { first, last }) }
+    };
+    let range = node.parsed("host_ports", parse).unwrap_or(DEFAULT);
+    if range.last >= 32_768 {
+        node.warning("host_ports", "reaches into 32768-60999, from which the kernel takes ports");
+    }
+    range
+}
+
+fn encryption_keys(node: &Node<'_>) -> Vec<EncryptionKey> {
+    let mut keys: Vec<EncryptionKey> = node
+        .strings("encryption_keys")
+        .unwrap_or_default()
+        .into_iter()
+        .map(EncryptionKey)
+        .collect();
+    if let Some(file) = node.string("encryption_key_file") {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+                keys.extend(lines.map(|line| EncryptionKey(line.to_owned())));
+            }
+            Err(error) => node.error("encryption_key_file", format!("cannot read {file}: {error}")),
+        }
+    }
+    for (index, key) in keys.iter().enumerate() {
+        if key.0.chars().count() < MIN_KEY_CHARACTERS {
+            node.error(
+                &format!("encryption_keys[{index}]"),
+                format!("is shorter than {MIN_KEY_CHARACTERS} characters; use a generated one"),
+            );
+        }
+    }
+    keys
+}
+
+fn registry(node: Node<'_>) -> Option<Registry> {
+    let host = node.required("host");
+    if host.contains('/') {
+        node.error("host", format!("is {host:?}; it must be host or host:port, without a scheme"));
+    }
+    let username = node.string("username");
+    let password = node.string("password");
+    let file = node.string("password_file");
+    let password = match (password, file) {
+        (None, Some(file)) => std::fs::read_to_string(&file)
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| node.error("password_file", format!("cannot read {file}: {error}")))
+            .ok(),
+        (password, _) => password,
+    };
+    if username.is_some() != password.is_some() {
+        node.error("username", "and password belong together; one of them is missing");
+    }
+    let ca_certificate = node.string("ca_certificate").map(PathBuf::from);
+    if let Some(file) = &ca_certificate
+        && let Err(error) = std::fs::File::open(file)
+    {
+        node.error("ca_certificate", format!("cannot read {}: {error}", file.display()));
+    }
+    let registry = Registry {
+        login: username.zip(password),
+        ca_certificate,
+        insecure: node.boolean("insecure").unwrap_or(false),
+        host,
+    };
+    node.finish();
+    (!registry.host.is_empty()).then_some(registry)
+}
+
+fn port(node: &Node<'_>, key: &'static str) -> Option<u16> {
+    node.integer(key, 0, u64::from(u16::MAX)).and_then(|port| u16::try_from(port).ok())
+}
+
+fn count(node: &Node<'_>, key: &'static str, max: u64) -> Option<usize> {
+    node.integer(key, 1, max).and_then(|n| usize::try_from(n).ok())
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    text.trim().parse().map_err(|_| format!("{text:?} is not an IP address"))
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("is {other:?}; it must be text or json")),
+    }
+}

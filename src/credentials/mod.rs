@@ -1,0 +1,17 @@
+//! Secrets: made at random, encrypted at rest, shown in binding documents, kept out of logs.
+//!
+//! Owns generation, encryption (several keys, the first one encrypts), the shape of the binding
+//! document, handlebars templates (strict: an unknown variable is an error), and redaction. Does
+//! no I/O.
+
+mod binding;
+mod instance;
+mod keyring;
+mod redact;
+mod template;
+
+pub use binding::{Facts, binding_document};
+pub use instance::InstanceSecrets;
+pub use keyring::{KeyError, Keyring};
+pub use redact::redact;
+pub use template::{TemplateError, check_template};

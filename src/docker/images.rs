@@ -1,0 +1,288 @@
+//! Which images are here, which are on their way, and which cannot be had.
+//!
+//! Each reference is pulled once, however many plans use it, a few at a time, and tried again with
+//! growing pauses for as long as it fails. A plan whose image cannot be had is not offered new
+//! instances; nothing else is affected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bollard::models::ImageInspect;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+
+use super::{DockerError, Engine, PullEvent, PullProgress};
+use crate::{
+    catalog::{Catalog, ContainerPort, ImageReference, PullPolicy},
+    config::{Registry, Settings},
+};
+
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_mins(5);
+
+/// What the broker needs to know of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// dockerd's id.
+    pub id: String,
+    /// Ports that it exposes.
+    pub ports: Vec<ContainerPort>,
+    /// Volumes that it declares.
+    pub volumes: Vec<String>,
+}
+
+impl From<ImageInspect> for ImageFacts {
+    fn from(found: ImageInspect) -> Self {
+        let config = found.config.unwrap_or_default();
+        let ports = config.exposed_ports.unwrap_or_default();
+        // A protocol that cannot be published (sctp) is none of ours.
+        let mut ports: Vec<_> =
+            ports.iter().filter_map(|port| ContainerPort::parse(port).ok()).collect();
+        ports.sort();
+        let mut volumes = config.volumes.unwrap_or_default();
+        volumes.sort();
+        Self { id: found.id.unwrap_or_default(), ports, volumes }
+    }
+}
+
+/// Why an image cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ImageError {
+    /// Fit for operators and users.
+    pub message: String,
+    /// dockerd does not answer, so nothing is known of the image itself.
+    pub is_transient: bool,
+}
+
+impl From<DockerError> for ImageError {
+    fn from(error: DockerError) -> Self {
+        let message = crate::telemetry::Chain(&error).to_string();
+        Self { message, is_transient: error.is_transient() }
+    }
+}
+
+/// State of one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageStatus {
+    /// Not looked for yet, or being pulled.
+    Pending,
+    /// Here.
+    Ready(ImageFacts),
+    /// Cannot be had at the moment; says why.
+    Failed(String),
+}
+
+struct Entry {
+    policy: PullPolicy,
+    status: watch::Sender<ImageStatus>,
+    /// One fetch of a reference at a time; whoever waited finds its result.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// All images of the configuration.
+pub struct Images {
+    engine: Arc<Engine>,
+    entries: Mutex<BTreeMap<ImageReference, Arc<Entry>>>,
+    registries: Vec<Registry>,
+    default_policy: Option<PullPolicy>,
+    directory: Option<PathBuf>,
+    pulls: Semaphore,
+    progress: PullProgress,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").finish_non_exhaustive()
+    }
+}
+
+impl Images {
+    /// Knows the images of `catalog`, but does nothing yet.
+    #[must_use]
+    pub fn new(
+        engine: Arc<Engine>,
+        settings: &Settings,
+        catalog: &Catalog,
+        progress: PullProgress,
+    ) -> Self {
+        let images = Self {
+            engine,
+            entries: Mutex::default(),
+            registries: settings.registries.clone(),
+            default_policy: settings.pull,
+            directory: settings.images_directory.clone(),
+            pulls: Semaphore::new(settings.max_parallel_pulls),
+            progress,
+        };
+        for offer in catalog.offers() {
+            images.entry(&offer.plan.container.image, offer.plan.container.pull);
+        }
+        images
+    }
+
+    fn entry(&self, image: &ImageReference, policy: PullPolicy) -> Arc<Entry> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.entry(image.clone()).or_insert_with(|| {
+            let policy = match policy {
+                PullPolicy::Missing => self.default_policy.unwrap_or(PullPolicy::Missing),
+                stated => stated,
+            };
+            let status = watch::Sender::new(ImageStatus::Pending);
+            Arc::new(Entry { policy, status, turn: tokio::sync::Mutex::default() })
+        });
+        Arc::clone(entry)
+    }
+
+    fn references(&self) -> BTreeSet<ImageReference> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.keys().cloned().collect()
+    }
+
+    /// The status of an image now.
+    #[must_use]
+    pub fn status(&self, image: &ImageReference) -> ImageStatus {
+        self.entry(image, PullPolicy::Missing).status.borrow().clone()
+    }
+
+    /// Every image and its status.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(ImageReference, ImageStatus)> {
+        self.references().into_iter().map(|image| (image.clone(), self.status(&image))).collect()
+    }
+
+    /// Loads the tarballs of the images directory, if there is one.
+    ///
+    /// # Errors
+    /// The first [`DockerError`]; the other tarballs are loaded all the same.
+    pub async fn load_directory(&self) -> Result<usize, DockerError> {
+        let Some(directory) = &self.directory else { return Ok(0) };
+        let failed = |source| DockerError::File {
+            verb: "list",
+            path: directory.display().to_string(),
+            source,
+        };
+        let mut tarballs = Vec::new();
+        for entry in std::fs::read_dir(directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+            if [".tar", ".tgz", ".tar.gz"].iter().any(|end| name.ends_with(end)) {
+                tarballs.push(path);
+            }
+        }
+        tarballs.sort();
+        let mut outcome = Ok(tarballs.len());
+        for tarball in tarballs {
+            match self.engine.load_images(&tarball).await {
+                Ok(()) => tracing::info!(file = %tarball.display(), "loaded images"),
+                Err(error) if outcome.is_ok() => outcome = Err(error),
+                Err(error) => {
+                    tracing::error!(file = %tarball.display(), error = %crate::telemetry::Chain(&error), "cannot load images");
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Obtains every image once, side by side with a bound. Returns those that cannot be had.
+    pub async fn fetch_all(&self) -> Vec<(ImageReference, String)> {
+        let fetches =
+            self.references().into_iter().map(async |image| match self.fetch(&image).await {
+                Ok(_) => None,
+                Err(error) => Some((image, error.message)),
+            });
+        futures_util::future::join_all(fetches).await.into_iter().flatten().collect()
+    }
+
+    /// Obtains every image, and tries again for as long as one fails. Ends when all are here.
+    pub async fn keep_fetching(&self) {
+        let fetches = self.references().into_iter().map(async |image| {
+            let mut pause = FIRST_RETRY;
+            while let Err(error) = self.fetch(&image).await {
+                let wait = if error.is_transient { FIRST_RETRY } else { pause };
+                tracing::warn!(
+                    %image, error = error.message, retry_in_s = wait.as_secs(),
+                    "cannot obtain an image; its plans make no new instances"
+                );
+                sleep(wait).await;
+                pause = (wait * 2).min(LONGEST_RETRY);
+            }
+        });
+        futures_util::future::join_all(fetches).await;
+    }
+
+    /// The facts of an image, obtained now if need be: what a provision waits for.
+    ///
+    /// # Errors
+    /// [`ImageError`] says why it cannot be had.
+    pub async fn require(&self, image: &ImageReference) -> Result<ImageFacts, ImageError> {
+        let entry = self.entry(image, PullPolicy::Missing);
+        if let ImageStatus::Ready(facts) = &*entry.status.borrow() {
+            return Ok(facts.clone());
+        }
+        self.fetch(image).await
+    }
+
+    /// Takes back that an image is here, after dockerd said that it is not.
+    pub fn forget(&self, image: &ImageReference) {
+        self.entry(image, PullPolicy::Missing).status.send_replace(ImageStatus::Pending);
+    }
+
+    /// One attempt to obtain an image.
+    async fn fetch(&self, image: &ImageReference) -> Result<ImageFacts, ImageError> {
+        let entry = self.entry(image, PullPolicy::Missing);
+        let _turn = entry.turn.lock().await;
+        let known = entry.status.borrow().clone();
+        if let ImageStatus::Ready(facts) = known {
+            return Ok(facts);
+        }
+        // The semaphore is never closed.
+        let _permit = self.pulls.acquire().await;
+        let obtained = self.obtain(image, entry.policy).await;
+        let (status, event) = match &obtained {
+            Ok(facts) => (ImageStatus::Ready(facts.clone()), PullEvent::Ready),
+            Err(error) if error.is_transient => {
+                (ImageStatus::Pending, PullEvent::Failed(error.message.clone()))
+            }
+            Err(error) => {
+                let message = error.message.clone();
+                (ImageStatus::Failed(message.clone()), PullEvent::Failed(message))
+            }
+        };
+        (self.progress)(image, event);
+        entry.status.send_replace(status);
+        obtained
+    }
+
+    async fn obtain(
+        &self,
+        image: &ImageReference,
+        policy: PullPolicy,
+    ) -> Result<ImageFacts, ImageError> {
+        let refused = |message| ImageError { message, is_transient: false };
+        match (policy, self.engine.inspect_image(image).await?) {
+            (PullPolicy::Missing | PullPolicy::Never, Some(facts)) => return Ok(facts),
+            (PullPolicy::Never, None) => {
+                return Err(refused(format!(
+                    "{image} is not on this host and its plan says pull: never (load it with \
+                     docker load, or put a tarball into the images directory)"
+                )));
+            }
+            (PullPolicy::Missing, None) | (PullPolicy::Always, _) => {}
+        }
+        self.engine.pull(image, self.registry(image), &self.progress).await?;
+        let facts = self.engine.inspect_image(image).await?;
+        facts.ok_or_else(|| refused(format!("{image} is not here although it was pulled")))
+    }
+
+    fn registry(&self, image: &ImageReference) -> Option<&Registry> {
+        let host = image.registry().unwrap_or("docker.io");
+        self.registries.iter().find(|registry| registry.host == host)
+    }
+}

@@ -1,0 +1,31 @@
+//! dockerd: images, containers, networks, readiness.
+//!
+//! Owns the only connection to the Docker Engine API and the names and labels by which the broker
+//! knows its own objects. Objects without the broker's owner label are never touched. Retry policy
+//! and persistence belong to `lifecycle`.
+//!
+//! Invariants: every call has a time limit; every verb is idempotent ("already so" is success);
+//! [`spec::container_spec`] is a pure function, so the same instance always gets the same
+//! container.
+
+mod containers;
+mod convert;
+mod engine;
+mod error;
+mod images;
+mod labels;
+mod networks;
+mod pull;
+mod readiness;
+mod registries;
+pub mod spec;
+
+pub use containers::{ContainerFacts, OwnedContainer};
+pub use engine::{Engine, EngineOptions};
+pub use error::DockerError;
+pub use images::{ImageError, ImageFacts, ImageStatus, Images};
+pub use labels::Labels;
+pub use pull::{PullEvent, PullProgress};
+pub use readiness::NotReady;
+pub use registries::{prepare_registries, registry_problems};
+pub use spec::ContainerSpec;

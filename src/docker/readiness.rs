@@ -1,0 +1,177 @@
+//! Whether a service answers: one strategy per kind of check.
+//!
+//! Checks go to the container's own address, not to the published port: docker-proxy accepts
+//! connections there before the service does.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{ContainerFacts, DockerError, Engine};
+use crate::catalog::{ContainerPort, Protocol, Readiness, ReadinessCheck};
+
+/// Pause between attempts: short at first, because most services are up in a moment.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// How often the container itself is looked at while its service does not answer.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A container that dockerd had to start this often will not come up by itself.
+const CRASH_LOOP: i64 = 5;
+
+/// Why a service is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// It ends again and again, or has ended for good.
+    #[error("its process ended with exit code {exit_code}{}", oom(*oom_killed))]
+    Exited {
+        /// Exit code of the last time.
+        exit_code: i64,
+        /// Killed for want of memory.
+        oom_killed: bool,
+    },
+    /// It did not answer in time.
+    #[error("it did not answer within {} s ({last})", limit.as_secs())]
+    TimedOut {
+        /// The time limit.
+        limit: Duration,
+        /// What the last attempt met.
+        last: String,
+    },
+    /// It was removed meanwhile.
+    #[error("its container was removed")]
+    Gone,
+    /// dockerd could not be asked.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
+}
+
+fn oom(killed: bool) -> &'static str {
+    if killed { " because it ran out of memory" } else { "" }
+}
+
+impl Engine {
+    /// Returns when the service in the container answers.
+    ///
+    /// # Errors
+    /// [`NotReady`] when it does not within the plan's time.
+    pub async fn wait_ready(
+        &self,
+        name: &str,
+        readiness: &Readiness,
+        ports: &[ContainerPort],
+    ) -> Result<(), NotReady> {
+        let end = Instant::now() + readiness.timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut facts = self.look(name).await?;
+        let mut looked = Instant::now();
+        loop {
+            let last = match self.attempt(name, &facts, &readiness.check, ports).await {
+                Ok(()) => return Ok(()),
+                Err(last) => last,
+            };
+            if Instant::now() + pause >= end {
+                return Err(NotReady::TimedOut { limit: readiness.timeout, last });
+            }
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            let by_dockerd = matches!(readiness.check, ReadinessCheck::HealthCheck);
+            if by_dockerd || looked.elapsed() >= LOOK_EVERY || facts.address.is_none() {
+                facts = self.look(name).await?;
+                looked = Instant::now();
+            }
+        }
+    }
+
+    async fn look(&self, name: &str) -> Result<ContainerFacts, NotReady> {
+        let facts = self.inspect(name).await?.ok_or(NotReady::Gone)?;
+        let ended = !facts.running && !facts.restarting;
+        if ended || facts.restart_count >= CRASH_LOOP {
+            let (exit_code, oom_killed) = (facts.exit_code, facts.oom_killed);
+            return Err(NotReady::Exited { exit_code, oom_killed });
+        }
+        Ok(facts)
+    }
+
+    /// One attempt; the error says what it met.
+    async fn attempt(
+        &self,
+        name: &str,
+        facts: &ContainerFacts,
+        check: &ReadinessCheck,
+        published: &[ContainerPort],
+    ) -> Result<(), String> {
+        let address = || facts.address.ok_or_else(|| "it has no address".to_owned());
+        match check {
+            ReadinessCheck::Tcp(ports) if !ports.is_empty() => {
+                for port in ports {
+                    connect(address()?, *port).await?;
+                }
+                Ok(())
+            }
+            ReadinessCheck::Tcp(_) => any_port(address()?, published).await,
+            ReadinessCheck::Http { port, path } => get(address()?, *port, path).await,
+            ReadinessCheck::Exec(command) => {
+                let (code, _) =
+                    self.exec(name, command, ATTEMPT).await.map_err(|error| error.to_string())?;
+                if code == 0 { Ok(()) } else { Err(format!("the check exited with {code}")) }
+            }
+            ReadinessCheck::HealthCheck => match facts.healthy {
+                Some(true) => Ok(()),
+                Some(false) => Err("its health check does not pass".to_owned()),
+                None => Err("its image has no health check".to_owned()),
+            },
+        }
+    }
+}
+
+async fn connect(address: IpAddr, port: ContainerPort) -> Result<TcpStream, String> {
+    match timeout(ATTEMPT, TcpStream::connect(SocketAddr::new(address, port.number))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(format!("port {port}: {error}")),
+        Err(_) => Err(format!("port {port}: no answer")),
+    }
+}
+
+/// Without a named port one that answers is enough: images expose more than they listen on.
+async fn any_port(address: IpAddr, published: &[ContainerPort]) -> Result<(), String> {
+    let mut last = None;
+    for port in published.iter().filter(|port| port.protocol == Protocol::Tcp) {
+        match connect(address, *port).await {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    // A service without TCP ports is ready when it runs.
+    last.map_or(Ok(()), Err)
+}
+
+async fn get(address: IpAddr, port: ContainerPort, path: &str) -> Result<(), String> {
+    let request = http::Request::get(path)
+        .header(http::header::HOST, format!("{address}:{}", port.number))
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let exchange = async {
+        let stream = connect(address, port).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request);
+        let (answer, _) = futures_util::future::join(answer, async {
+            // Its errors are those of the request.
+            drop(connection.await);
+        })
+        .await;
+        answer.map_err(|error| error.to_string())
+    };
+    let answer = timeout(ATTEMPT, exchange).await.map_err(|_| "no answer".to_owned())??;
+    if answer.status().as_u16() < 400 { Ok(()) } else { Err(format!("{}", answer.status())) }
+}

@@ -1,0 +1,27 @@
+//! docker-broker: an Open Service Broker that runs each service instance in a Docker container of
+//! its own, on a directory of its own.
+//!
+//! The rooms, and the only direction in which they use one another:
+//!
+//! ```text
+//! main, serve -> osb -> lifecycle -> { docker, store, credentials, disk, catalog }
+//!                config -> catalog
+//! ```
+//!
+//! Only `osb` names warp, only `docker` bollard, only `store` rusqlite, only `credentials`
+//! handlebars, only `cli` clap. `docs/architecture.md` tells more.
+
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod credentials;
+pub mod disk;
+pub mod docker;
+pub mod lifecycle;
+pub mod osb;
+pub mod progress;
+pub mod serve;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod wait;

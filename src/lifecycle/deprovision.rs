@@ -1,0 +1,163 @@
+//! Removing an instance with everything that was made for it.
+
+use std::sync::Arc;
+
+use super::{
+    Accepted, Broker, DeleteRequest, Event, InstanceState, Refusal, Transition,
+    error::Failure,
+    fault::{Step, reach},
+    instance::{operation_id, state_of},
+    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    retry::{check, while_unreachable},
+    update::standby_name,
+    work::Context,
+};
+use crate::store::{InstanceRow, OperationRow};
+
+enum Decision {
+    /// The new operation, and the one that it halts.
+    Launch(OperationRow, Option<String>),
+    Join(String),
+}
+
+impl Broker {
+    /// Accepts a deprovision. It halts a provision that is still under way.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`] when there is no such instance; any other [`Refusal`].
+    pub async fn deprovision(
+        self: &Arc<Self>,
+        request: DeleteRequest,
+    ) -> Result<Accepted, Refusal> {
+        let accepts_incomplete = request.accepts_incomplete;
+        let decided = self.store.write(move |rows| {
+            let id = request.instance_id.as_str();
+            let Some(row) = rows.find_instance(id)? else {
+                return Ok(Err(Refusal::Gone(format!("service instance {id} does not exist"))));
+            };
+            if let Err(refusal) = belongs(&row, &request.service_id, Some(&request.plan_id)) {
+                return Ok(Err(refusal));
+            }
+            let state = match state_of(&row) {
+                Ok(state) => state,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let running = rows.find_running_operation(id)?;
+            if state == InstanceState::Deprovisioning
+                && let Some(operation) = running
+            {
+                return Ok(Ok(Decision::Join(operation.id)));
+            }
+            let Transition::To(next) = state.on(Event::Deprovision) else {
+                return Ok(Err(Refusal::Concurrency(
+                    "another operation runs on this service instance; try again when it has ended"
+                        .to_owned(),
+                )));
+            };
+            if let Some(operation) = &running {
+                rows.finish_operation(
+                    &operation.id,
+                    FAILED,
+                    Some("halted because the service instance is being deleted"),
+                )?;
+            }
+            rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row.clone() })?;
+            let operation = OperationRow {
+                id: operation_id("deprovision"),
+                instance_id: row.id,
+                binding_id: None,
+                kind: "deprovision".to_owned(),
+                state: IN_PROGRESS.to_owned(),
+                description: None,
+                sealed: None,
+            };
+            rows.insert_operation(&operation)?;
+            Ok(Ok(Decision::Launch(operation, running.map(|operation| operation.id))))
+        });
+        match decided.await?? {
+            Decision::Join(operation) if accepts_incomplete => {
+                Ok(Accepted::InProgress { operation })
+            }
+            Decision::Join(_) => Err(Refusal::Concurrency(
+                "the service instance is being deleted already".to_owned(),
+            )),
+            Decision::Launch(operation, halted) => {
+                reach(Step::DeprovisionAccepted);
+                tracing::info!(
+                    operation.id,
+                    instance.id = operation.instance_id,
+                    "deprovision accepted"
+                );
+                if let Some(halted) = halted {
+                    self.works.halt(&operation.instance_id, &halted);
+                }
+                let id = operation.id.clone();
+                self.launch(operation);
+                self.answer(id, accepts_incomplete, Accepted::Done).await
+            }
+        }
+    }
+
+    /// Carries a deprovision out, from wherever it got to.
+    pub(super) async fn run_deprovision(
+        &self,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let instance = self.get(&operation.instance_id).await?;
+        // The place of the deprovision hook (docs/architecture.md, "Seams").
+        let grace = instance.definition.plan.container.stop_timeout;
+        let name = self.container_name(&instance.row.name);
+        context.step("stopping the container");
+        for name in [name.clone(), standby_name(&name)] {
+            check(&context.cancel)?;
+            let ours = while_unreachable(&context.cancel, context.deadline, || {
+                self.docker.owns(&name, &instance.row.id)
+            });
+            if !ours.await? {
+                continue;
+            }
+            while_unreachable(&context.cancel, context.deadline, || self.docker.stop(&name, grace))
+                .await?;
+            reach(Step::DeprovisionStopped);
+            while_unreachable(&context.cancel, context.deadline, || self.docker.remove(&name))
+                .await?;
+        }
+        self.docker.leave_network(&instance.row.id).await;
+        reach(Step::DeprovisionRemoved);
+        context.step("removing the data");
+        self.remove_directories(&instance).await?;
+        reach(Step::DeprovisionDirectories);
+        let (operation_id, instance_id) = (operation.id.clone(), instance.row.id);
+        let finished = self.store.write(move |rows| {
+            rows.delete_instance(&instance_id)?;
+            rows.finish_operation(&operation_id, SUCCEEDED, None)?;
+            rows.delete_old_operations()?;
+            Ok(Ok::<(), Failure>(()))
+        });
+        finished.await??;
+        reach(Step::DeprovisionCommitted);
+        Ok(())
+    }
+}
+
+/// OSB: the ids in a request have to be those of the instance.
+pub(super) fn belongs(
+    row: &InstanceRow,
+    service_id: &str,
+    plan_id: Option<&str>,
+) -> Result<(), Refusal> {
+    if row.service_id != service_id {
+        return Err(Refusal::Invalid(format!(
+            "service_id {service_id:?} is not the service of instance {}",
+            row.id
+        )));
+    }
+    match plan_id {
+        Some(plan_id) if row.plan_id != plan_id => Err(Refusal::Invalid(format!(
+            "plan_id {plan_id:?} is not the plan of instance {}",
+            row.id
+        ))),
+        _ => Ok(()),
+    }
+}

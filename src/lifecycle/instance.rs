@@ -1,0 +1,186 @@
+//! An instance as verbs see it: its row, its plan, its secrets and its ports.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Broker, InstanceState, Refusal, error::InternalError};
+use crate::{
+    catalog::{ContainerPort, Definition, Offer, Plan},
+    credentials::{InstanceSecrets, Keyring},
+    store::{InstanceRow, PortRow, RowError, Rows},
+};
+
+/// What is sealed in an instance's row.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Private {
+    pub(super) secrets: InstanceSecrets,
+    pub(super) parameters: Map<String, Value>,
+}
+
+/// An instance, read and unsealed.
+#[derive(Debug, Clone)]
+pub(super) struct Instance {
+    pub(super) row: InstanceRow,
+    pub(super) state: InstanceState,
+    pub(super) definition: Arc<Definition>,
+    pub(super) private: Private,
+    pub(super) ports: BTreeMap<ContainerPort, u16>,
+}
+
+pub(super) fn damaged(what: &str, why: impl Into<String>) -> InternalError {
+    InternalError::Damaged { what: what.to_owned(), why: why.into() }
+}
+
+fn place(id: &str) -> String {
+    format!("instance:{id}")
+}
+
+impl Private {
+    pub(super) fn seal(&self, keys: &Keyring, id: &str) -> Result<Vec<u8>, InternalError> {
+        let text = serde_json::to_vec(self).map_err(|error| damaged(id, error.to_string()))?;
+        Ok(keys.seal(&place(id), &text)?)
+    }
+
+    pub(super) fn open(keys: &Keyring, row: &InstanceRow) -> Result<Self, InternalError> {
+        let text = keys.open(&place(&row.id), &row.sealed)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| damaged(&format!("instance {}", row.id), error.to_string()))
+    }
+}
+
+pub(super) fn state_of(row: &InstanceRow) -> Result<InstanceState, InternalError> {
+    InstanceState::parse(&row.state).ok_or_else(|| {
+        damaged(&format!("instance {}", row.id), format!("its state is {:?}", row.state))
+    })
+}
+
+pub(super) fn port_map(rows: &[PortRow]) -> Result<BTreeMap<ContainerPort, u16>, InternalError> {
+    rows.iter()
+        .map(|row| {
+            let inner = ContainerPort::parse(&row.container_port)
+                .map_err(|error| damaged(&format!("port {}", row.port), error))?;
+            Ok((inner, row.port))
+        })
+        .collect()
+}
+
+/// Environment variables that a plan sets itself.
+pub(super) fn own_variables(plan: &Plan) -> Vec<&str> {
+    let credentials = &plan.credentials;
+    let keys = [&credentials.username, &credentials.password, &credentials.dbname];
+    let secret = plan.container.secret_environment.iter().map(String::as_str);
+    keys.into_iter().flatten().filter_map(|key| key.key.as_deref()).chain(secret).collect()
+}
+
+/// Developers' parameters of a plan as environment, or why they do not fit.
+pub(super) fn parameter_environment(
+    plan: &Plan,
+    parameters: &Map<String, Value>,
+) -> Result<Vec<(String, String)>, Refusal> {
+    plan.parameters
+        .environment(parameters, &own_variables(plan))
+        .map_err(|error| Refusal::Invalid(error.to_string()))
+}
+
+/// The definition of an offer, stored, and its hash.
+pub(super) fn store_definition(
+    rows: &Rows<'_>,
+    encoded: &(String, String),
+) -> Result<String, RowError> {
+    rows.insert_definition(&encoded.0, &encoded.1)?;
+    Ok(encoded.0.clone())
+}
+
+/// Reserves every port that is not there yet; `false` when the range is exhausted.
+pub(super) fn reserve(
+    rows: &Rows<'_>,
+    id: &str,
+    wanted: &[ContainerPort],
+    range: crate::config::PortRange,
+) -> Result<bool, RowError> {
+    let known = rows.list_ports(id)?;
+    for port in wanted {
+        let inner = port.to_string();
+        if known.iter().any(|row| row.container_port == inner) {
+            continue;
+        }
+        let protocol = port.protocol.as_str();
+        if rows.reserve_port(id, protocol, &inner, (range.first, range.last))?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Broker {
+    /// The plan that a request names, which must be one of the service that it names.
+    pub(super) fn offer(&self, service_id: &str, plan_id: &str) -> Result<&Offer, Refusal> {
+        if self.catalog.find_service(service_id).is_none() {
+            return Err(Refusal::Invalid(format!(
+                "service_id {service_id:?} is not in the catalog of this broker"
+            )));
+        }
+        let offer = self.catalog.find_plan(plan_id);
+        offer.filter(|offer| offer.service.id == service_id).ok_or_else(|| {
+            Refusal::Invalid(format!("plan_id {plan_id:?} is not a plan of service {service_id:?}"))
+        })
+    }
+
+    /// OSB: a maintenance version, if given, has to be the catalog's.
+    pub(super) fn check_maintenance(plan: &Plan, version: Option<&str>) -> Result<(), Refusal> {
+        let known = plan.maintenance_info.as_ref().map(|info| info.version.as_str());
+        match version {
+            Some(version) if Some(version) != known => {
+                Err(Refusal::MaintenanceInfoConflict(match known {
+                    Some(known) => format!(
+                        "maintenance_info.version is {version:?}, but the catalog says {known:?} \
+                         for this plan; refresh the catalog"
+                    ),
+                    None => "this plan has no maintenance_info; refresh the catalog".to_owned(),
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An instance, read and unsealed; `None` when there is none.
+    pub(super) async fn find(&self, id: &str) -> Result<Option<Instance>, InternalError> {
+        let wanted = id.to_owned();
+        let found = self
+            .store
+            .read(move |rows| {
+                let Some(row) = rows.find_instance(&wanted)? else { return Ok(None) };
+                let definition = rows.find_definition(&row.definition_hash)?;
+                let ports = rows.list_ports(&wanted)?;
+                Ok(Some((row, definition, ports)))
+            })
+            .await?;
+        let Some((row, definition, ports)) = found else { return Ok(None) };
+        let what = || format!("instance {}", row.id);
+        let definition = definition.ok_or_else(|| damaged(&what(), "its definition is missing"))?;
+        let definition: Definition = serde_json::from_str(&definition)
+            .map_err(|error| damaged(&what(), format!("its definition: {error}")))?;
+        Ok(Some(Instance {
+            state: state_of(&row)?,
+            definition: Arc::new(definition),
+            private: Private::open(&self.keys, &row)?,
+            ports: port_map(&ports)?,
+            row,
+        }))
+    }
+
+    /// An instance that an operation says is there.
+    pub(super) async fn get(&self, id: &str) -> Result<Instance, InternalError> {
+        self.find(id).await?.ok_or_else(|| damaged(&format!("instance {id}"), "it is missing"))
+    }
+}
+
+/// A fresh operation id: says what it is, and is unique.
+pub(super) fn operation_id(kind: &str) -> String {
+    use rand::RngCore;
+    let mut bytes = [0_u8; 8];
+    rand::rng().fill_bytes(&mut bytes);
+    format!("{kind}-{}", crate::catalog::hex(&bytes))
+}

@@ -1,0 +1,95 @@
+//! How operations stand and how they ended.
+
+use super::{Broker, Refusal};
+use crate::{
+    catalog::{BindingId, InstanceId},
+    store::OperationRow,
+};
+
+pub(super) const IN_PROGRESS: &str = "in progress";
+pub(super) const SUCCEEDED: &str = "succeeded";
+pub(super) const FAILED: &str = "failed";
+
+/// State of an operation in the words of OSB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// `in progress`, `succeeded` or `failed`.
+    pub state: String,
+    /// For users.
+    pub description: Option<String>,
+    /// After a failed update: whether the instance still works.
+    pub instance_usable: Option<bool>,
+}
+
+impl Broker {
+    /// The newest operation on an instance, or the one that the platform names.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] when the instance is not known (any more); [`Refusal::Invalid`] when
+    /// the operation is not one of this instance.
+    pub async fn last_operation(
+        &self,
+        id: &InstanceId,
+        operation: Option<&str>,
+    ) -> Result<Progress, Refusal> {
+        let (instance, named) = (id.to_string(), operation.map(str::to_owned));
+        let (row, found) = self
+            .store
+            .read(move |rows| {
+                let row = rows.find_instance(&instance)?;
+                let found = match named {
+                    Some(named) => rows
+                        .find_operation(&named)?
+                        .filter(|op| op.instance_id == instance && op.binding_id.is_none()),
+                    None => rows.find_last_operation(&instance, None)?,
+                };
+                Ok((row, found))
+            })
+            .await?;
+        match (row, found) {
+            (row, Some(operation)) => {
+                let usable = row.and_then(|row| super::InstanceState::parse(&row.state));
+                Ok(self.progress(&operation, usable))
+            }
+            (Some(_), None) if operation.is_some() => Err(Refusal::Invalid(
+                "operation is not one that this broker gave out for this instance".to_owned(),
+            )),
+            _ => Err(Refusal::NotFound(format!("service instance {id} does not exist"))),
+        }
+    }
+
+    fn progress(&self, row: &OperationRow, state: Option<super::InstanceState>) -> Progress {
+        let failed_update = row.kind == "update" && row.state == FAILED;
+        let step = self.works.step_of(row).map(str::to_owned);
+        Progress {
+            state: row.state.clone(),
+            description: step.or_else(|| row.description.clone()).filter(|text| !text.is_empty()),
+            instance_usable: failed_update
+                .then(|| state.is_some_and(|state| state == super::InstanceState::Ready)),
+        }
+    }
+
+    /// The newest operation on a binding. Bindings are made at once, so one that exists succeeded.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`].
+    pub async fn last_binding_operation(
+        &self,
+        instance: &InstanceId,
+        binding: &BindingId,
+    ) -> Result<Progress, Refusal> {
+        let (instance_id, binding_id) = (instance.to_string(), binding.to_string());
+        let found =
+            self.store.read(move |rows| rows.find_binding(&instance_id, &binding_id)).await?;
+        match found {
+            Some(_) => Ok(Progress {
+                state: SUCCEEDED.to_owned(),
+                description: None,
+                instance_usable: None,
+            }),
+            None => Err(Refusal::NotFound(format!(
+                "service binding {binding} of instance {instance} does not exist"
+            ))),
+        }
+    }
+}

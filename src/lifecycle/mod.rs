@@ -1,0 +1,46 @@
+//! What happens to instances and bindings, and what is left of it when the broker dies.
+//!
+//! # How an operation runs
+//!
+//! A verb is *accepted* in one transaction: rules are checked against the rows, and the intent
+//! (state, operation, ports, sealed secrets) is committed before any side effect. Then a task of
+//! its own *runs* it, tied to no request: a client that goes away changes nothing. Every step is
+//! idempotent ("ensure …"), so after a crash [`Broker::recover`] simply runs it again.
+//!
+//! # Invariants
+//!
+//! * One running operation per instance, kept by the state machine in [`state`] and by the schema.
+//! * Different instances never wait for one another; no lock is held across a step.
+//! * A directory with data is removed only by a deprovision of that very instance, or by undoing
+//!   a provision that never succeeded.
+//! * A row leaves only after dockerd has confirmed that its container is gone.
+//!
+//! Knows no HTTP code, no SQL, no type of bollard.
+
+mod bind;
+mod broker;
+mod container;
+mod deprovision;
+mod error;
+pub mod fault;
+mod fetch;
+mod instance;
+mod last_operation;
+mod provision;
+mod recover;
+mod requests;
+mod retry;
+mod state;
+mod unbind;
+mod update;
+mod work;
+
+pub use broker::{Broker, Limits, StartError, Status};
+pub use error::Refusal;
+pub use last_operation::Progress;
+pub use recover::Recovery;
+pub use requests::{
+    Accepted, BindRequest, BoundDocument, DeleteRequest, FetchedInstance, ProvisionRequest,
+    RotationRequest, UpdateRequest,
+};
+pub use state::{Event, InstanceState, Transition};

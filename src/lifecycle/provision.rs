@@ -1,0 +1,344 @@
+//! Making an instance.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    Accepted, Broker, Event, InstanceState, ProvisionRequest, Refusal, Transition,
+    container::Faults,
+    error::{Failure, InternalError},
+    fault::{Step, reach},
+    instance::{
+        Instance, Private, operation_id, parameter_environment, reserve, state_of, store_definition,
+    },
+    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    work::Context,
+};
+use crate::{
+    catalog::{ContainerPort, Definition, Offer},
+    credentials::InstanceSecrets,
+    docker::ImageStatus,
+    store::{InstanceRow, OperationRow, RowError, Rows},
+};
+
+/// What the accepting transaction decided.
+enum Decision {
+    Launch(OperationRow),
+    Join(String),
+    Exists,
+}
+
+impl Broker {
+    /// Accepts a provision: the same request twice makes one instance.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
+    pub async fn provision(
+        self: &Arc<Self>,
+        request: ProvisionRequest,
+    ) -> Result<Accepted, Refusal> {
+        let offer = self.offer(&request.service_id, &request.plan_id)?.clone();
+        let plan = &offer.plan;
+        if let Some(schema) = &plan.schemas.create {
+            let problems = schema.problems(&request.parameters);
+            if !problems.is_empty() {
+                return Err(Refusal::Invalid(format!("parameters: {}", problems.join("; "))));
+            }
+        }
+        parameter_environment(plan, &request.parameters)?;
+        Self::check_maintenance(plan, request.maintenance_version.as_deref())?;
+        let accepts_incomplete = request.accepts_incomplete;
+        match self.accept_provision(&offer, request).await? {
+            Decision::Exists => Ok(Accepted::Already),
+            Decision::Join(operation) => {
+                self.answer(operation, accepts_incomplete, Accepted::Already).await
+            }
+            Decision::Launch(operation) => {
+                reach(Step::ProvisionAccepted);
+                tracing::info!(
+                    operation.id,
+                    instance.id = operation.instance_id,
+                    plan.id,
+                    service.name = offer.service.name,
+                    "provision accepted"
+                );
+                let id = operation.id.clone();
+                self.launch(operation);
+                self.answer(id, accepts_incomplete, Accepted::Done).await
+            }
+        }
+    }
+
+    async fn accept_provision(
+        self: &Arc<Self>,
+        offer: &Offer,
+        request: ProvisionRequest,
+    ) -> Result<Decision, Refusal> {
+        let definition = Definition::from(offer);
+        let encoded = definition.encode().map_err(|error| InternalError::Damaged {
+            what: format!("plan {}", offer.plan.id),
+            why: error.to_string(),
+        })?;
+        let status = self.images.status(&offer.plan.container.image);
+        let ports = match (&offer.plan.container.expose_ports, &status) {
+            (stated, _) if !stated.is_empty() => stated.clone(),
+            (_, ImageStatus::Ready(facts)) => facts.ports.clone(),
+            // Reserved by the operation, as soon as the image says which.
+            _ => Vec::new(),
+        };
+        let unavailable = match status {
+            ImageStatus::Failed(message) => Some(message),
+            ImageStatus::Pending | ImageStatus::Ready(_) => None,
+        };
+        let broker = Arc::clone(self);
+        let max_of_plan = offer.plan.max_instances.unwrap_or(0);
+        let plan = Arc::clone(&offer.plan);
+        let decided = self.store.write(move |rows| {
+            if let Some(row) = rows.find_instance(request.instance_id.as_str())? {
+                return broker.repeat(rows, &row, &request);
+            }
+            if let Some(message) = &unavailable {
+                return Ok(Err(Refusal::ImageUnavailable(format!(
+                    "this plan cannot make new instances at the moment: {message}"
+                ))));
+            }
+            if let Some(refusal) =
+                over_capacity(rows, &request.plan_id, max_of_plan, broker.limits.max_instances)?
+            {
+                return Ok(Err(refusal));
+            }
+            let private = Private {
+                secrets: InstanceSecrets::generate(&plan),
+                parameters: request.parameters.clone(),
+            };
+            let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
+                Ok(sealed) => sealed,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let hash = store_definition(rows, &encoded)?;
+            let row = new_row(
+                &request,
+                hash,
+                sealed,
+                plan.maintenance_info.as_ref().map(|info| info.version.clone()),
+            );
+            rows.insert_instance(&row)?;
+            broker.start_provision(rows, &row.id, &ports)
+        });
+        decided.await?
+    }
+
+    /// Reserves ports and writes the operation down.
+    fn start_provision(
+        &self,
+        rows: &Rows<'_>,
+        id: &str,
+        ports: &[ContainerPort],
+    ) -> Result<Result<Decision, Refusal>, RowError> {
+        let range = self.limits.host_ports;
+        if !reserve(rows, id, ports, range)? {
+            return Ok(Err(Refusal::CapacityReached(format!(
+                "all host ports from {} to {} are in use; delete service instances, or ask the \
+                 operator for a larger range",
+                range.first, range.last
+            ))));
+        }
+        let operation = OperationRow {
+            id: operation_id("provision"),
+            instance_id: id.to_owned(),
+            binding_id: None,
+            kind: "provision".to_owned(),
+            state: IN_PROGRESS.to_owned(),
+            description: None,
+            sealed: None,
+        };
+        rows.insert_operation(&operation)?;
+        Ok(Ok(Decision::Launch(operation)))
+    }
+
+    /// A provision of an id that is taken.
+    fn repeat(
+        &self,
+        rows: &Rows<'_>,
+        row: &InstanceRow,
+        request: &ProvisionRequest,
+    ) -> Result<Result<Decision, Refusal>, RowError> {
+        let known = state_of(row)
+            .and_then(|state| Private::open(&self.keys, row).map(|private| (state, private)));
+        let (state, private) = match known {
+            Ok(known) => known,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let same = row.service_id == request.service_id
+            && row.plan_id == request.plan_id
+            && private.parameters == request.parameters;
+        if state == InstanceState::Deprovisioning {
+            return Ok(Err(Refusal::Concurrency(
+                "the service instance is being deleted".to_owned(),
+            )));
+        }
+        if !same {
+            return Ok(Err(Refusal::Conflict(format!(
+                "service instance {} exists already with another service, plan or parameters",
+                row.id
+            ))));
+        }
+        if state == InstanceState::Provisioning {
+            let running = rows.find_running_operation(&row.id)?;
+            return Ok(running.map(|operation| Decision::Join(operation.id)).ok_or_else(|| {
+                super::instance::damaged(&format!("instance {}", row.id), "no operation runs")
+                    .into()
+            }));
+        }
+        match state.on(Event::Provision) {
+            Transition::To(next) => {
+                rows.update_instance(&InstanceRow {
+                    state: next.as_str().to_owned(),
+                    ..row.clone()
+                })?;
+                self.start_provision(rows, &row.id, &[])
+            }
+            _ if state == InstanceState::DeprovisionFailed => Ok(Err(Refusal::Conflict(format!(
+                "deleting service instance {} failed; delete it again first",
+                row.id
+            )))),
+            _ => Ok(Ok(Decision::Exists)),
+        }
+    }
+
+    /// Carries a provision out, from wherever it got to.
+    pub(super) async fn run_provision(
+        &self,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let mut instance = self.get(&operation.instance_id).await?;
+        let made = self.make(&mut instance, context).await;
+        match made {
+            Ok(()) => {}
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(failure) => {
+                reach(Step::ProvisionUndoing);
+                self.undo(&instance, context).await?;
+                reach(Step::ProvisionUndone);
+                return Err(failure);
+            }
+        }
+        let (id, row) = (operation.id.clone(), instance.row);
+        let finished = self.store.write(move |rows| {
+            // A deletion may have overtaken it in this very moment.
+            if rows.finish_operation(&id, SUCCEEDED, None)? {
+                let state = InstanceState::Ready.as_str().to_owned();
+                rows.update_instance(&InstanceRow { state, ..row })?;
+                return Ok(Ok(()));
+            }
+            Ok(Err(Failure::Interrupted))
+        });
+        finished.await??;
+        reach(Step::ProvisionCommitted);
+        Ok(())
+    }
+
+    async fn make(&self, instance: &mut Instance, context: &Context) -> Result<(), Failure> {
+        let image = self.require_image(&instance.definition, context).await?;
+        reach(Step::ProvisionImage);
+        self.require_ports(instance, &image).await?;
+        self.ensure_directories(instance).await?;
+        let faults = Faults {
+            directories: Some(Step::ProvisionDirectories),
+            created: Some(Step::ProvisionCreated),
+            started: Some(Step::ProvisionStarted),
+        };
+        self.bring_up(instance, false, faults, context).await?;
+        // The place of the provision hook (docs/architecture.md, "Seams").
+        reach(Step::ProvisionReady);
+        Ok(())
+    }
+
+    /// Takes back what this attempt made. No tenant has had access to it.
+    async fn undo(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
+        self.remove_container(instance, context).await?;
+        self.remove_directories(instance).await
+    }
+
+    /// Records that an operation failed.
+    pub(super) async fn fail(
+        &self,
+        operation: &OperationRow,
+        public: &str,
+    ) -> Result<(), InternalError> {
+        let (operation, public) = (operation.clone(), public.to_owned());
+        let event = if operation.kind == "update" { Event::FailIntact } else { Event::Fail };
+        self.fail_with(operation, public, event).await
+    }
+
+    /// Records that an operation failed, and in which state that leaves the instance.
+    pub(super) async fn fail_with(
+        &self,
+        operation: OperationRow,
+        public: String,
+        event: Event,
+    ) -> Result<(), InternalError> {
+        let recorded = self.store.write(move |rows| {
+            if !rows.finish_operation(&operation.id, FAILED, Some(&public))? {
+                return Ok(Ok(()));
+            }
+            let Some(row) = rows.find_instance(&operation.instance_id)? else { return Ok(Ok(())) };
+            let state = match state_of(&row) {
+                Ok(state) => state,
+                Err(error) => return Ok(Err(error)),
+            };
+            if let Transition::To(next) = state.on(event) {
+                rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row })?;
+            }
+            Ok(Ok(()))
+        });
+        recorded.await?
+    }
+}
+
+fn new_row(
+    request: &ProvisionRequest,
+    definition_hash: String,
+    sealed: Vec<u8>,
+    maintenance: Option<String>,
+) -> InstanceRow {
+    InstanceRow {
+        id: request.instance_id.to_string(),
+        name: request.instance_id.safe_name(),
+        service_id: request.service_id.clone(),
+        plan_id: request.plan_id.clone(),
+        definition_hash,
+        state: InstanceState::Provisioning.as_str().to_owned(),
+        context: match &request.context {
+            Value::Null => "{}".to_owned(),
+            context => context.to_string(),
+        },
+        maintenance,
+        sealed,
+        generation: 1,
+    }
+}
+
+/// Instances are counted by their rows, so stopped and failed ones count as well.
+pub(super) fn over_capacity(
+    rows: &Rows<'_>,
+    plan_id: &str,
+    max_of_plan: u32,
+    max_in_all: u32,
+) -> Result<Option<Refusal>, RowError> {
+    if max_in_all > 0 && rows.count_instances(None)? >= u64::from(max_in_all) {
+        return Ok(Some(Refusal::CapacityReached(format!(
+            "the broker has reached its limit of {max_in_all} service instances; delete some, or \
+             ask the operator for more"
+        ))));
+    }
+    if max_of_plan > 0 && rows.count_instances(Some(plan_id))? >= u64::from(max_of_plan) {
+        return Ok(Some(Refusal::CapacityReached(format!(
+            "this plan has reached its limit of {max_of_plan} service instances; delete some, or \
+             choose another plan"
+        ))));
+    }
+    Ok(None)
+}

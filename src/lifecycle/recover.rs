@@ -1,0 +1,200 @@
+//! After a start: what was interrupted goes on, what is missing comes back, what is foreign or
+//! left over is reported.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{
+    Broker, InstanceState,
+    container::Faults,
+    error::{Failure, InternalError},
+    instance::Instance,
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
+    update::standby_name,
+    work::Context,
+};
+use crate::{docker::OwnedContainer, telemetry::Chain};
+
+/// Instances that are brought back at the same time.
+const SIDE_BY_SIDE: usize = 4;
+
+/// How far recovery got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// It waits for dockerd.
+    Waiting,
+    /// It compares rows and containers.
+    Running,
+    /// Done. `failed` are instances that could not be brought back.
+    Done {
+        /// Their ids.
+        failed: Vec<String>,
+    },
+}
+
+impl Broker {
+    /// Finishes what an earlier process left, once dockerd answers.
+    ///
+    /// # Errors
+    /// [`InternalError`] when the store cannot be read.
+    pub async fn recover(self: &Arc<Self>) -> Result<(), InternalError> {
+        self.report_hidden_plans().await?;
+        let running = self.store.read(|rows| rows.list_running_operations()).await?;
+        for operation in running {
+            tracing::info!(
+                operation.id,
+                instance.id = operation.instance_id,
+                operation.kind,
+                "an interrupted operation goes on"
+            );
+            self.launch(operation);
+        }
+        let Some(owned) = self.wait_for_docker().await else { return Ok(()) };
+        self.recovery.send_replace(Recovery::Running);
+        self.report_orphans(&owned).await?;
+        let by_name: Arc<HashMap<String, OwnedContainer>> =
+            Arc::new(owned.into_iter().map(|one| (one.name.clone(), one)).collect());
+        let ids = self.store.read(|rows| rows.list_instance_ids()).await?;
+        let failed: Vec<String> = stream::iter(ids)
+            .map(|id| {
+                let (broker, by_name) = (Arc::clone(self), Arc::clone(&by_name));
+                async move {
+                    match broker.restore_instance(&id, &by_name).await {
+                        Ok(()) | Err(Failure::Interrupted) => None,
+                        Err(Failure::Failed { public, cause }) => {
+                            let cause = cause.map_or_else(String::new, |e| Chain(&e).to_string());
+                            tracing::error!(
+                                instance.id = id,
+                                reason = public,
+                                error = cause,
+                                "an instance could not be brought back"
+                            );
+                            Some(id)
+                        }
+                    }
+                }
+            })
+            .buffer_unordered(SIDE_BY_SIDE)
+            .filter_map(futures_util::future::ready)
+            .collect()
+            .await;
+        tracing::info!(failed = failed.len(), "recovery is done");
+        self.recovery.send_replace(Recovery::Done { failed });
+        Ok(())
+    }
+
+    /// `None` when the broker stops first.
+    async fn wait_for_docker(&self) -> Option<Vec<OwnedContainer>> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.docker.list_owned().await {
+                Ok(owned) => match self.docker.ensure_networks(&owned).await {
+                    Ok(()) => return Some(owned),
+                    Err(error) => {
+                        tracing::error!(error = %Chain(&error), "cannot prepare the network");
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "recovery waits for the Docker engine");
+                }
+            }
+            pause_for(&self.stopping, pause).await.ok()?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A usable instance without a running container gets it back, with its ports and its data.
+    async fn restore_instance(
+        &self,
+        id: &str,
+        containers: &HashMap<String, OwnedContainer>,
+    ) -> Result<(), Failure> {
+        let Some(instance) = self.find(id).await? else { return Ok(()) };
+        if !instance.state.is_usable() {
+            return Ok(());
+        }
+        let name = self.container_name(&instance.row.name);
+        let standby = standby_name(&name);
+        let deadline = Instant::now() + self.limits.operation_timeout;
+        let context = Context::unattended(self.stopping.child_token(), deadline);
+        let current = containers.get(&name);
+        let is_current =
+            current.is_some_and(|one| one.labels.generation == instance.row.generation);
+        if containers.contains_key(&standby) && instance.state == InstanceState::Ready && is_current
+        {
+            // The broker died after it had committed an update.
+            self.docker.remove(&standby).await?;
+        }
+        if is_current && current.is_some_and(|one| one.running) {
+            return Ok(());
+        }
+        tracing::warn!(instance.id = id, container.name = name, "bringing an instance back");
+        self.require_data(&instance).await?;
+        let mut instance = instance;
+        self.require_image(&instance.definition.clone(), &context).await?;
+        self.bring_up(&mut instance, true, Faults::NONE, &context).await
+    }
+
+    /// A server that starts on a missing directory starts empty: better not at all.
+    async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
+        let volumes = &instance.definition.plan.container.volumes;
+        let paths = self.disk.paths(&instance.row.name, volumes)?;
+        for path in paths {
+            let there = tokio::fs::try_exists(&path).await.unwrap_or(false);
+            if !there {
+                return Err(Failure::because(format!(
+                    "its data directory {} is missing, so its container was not started; restore \
+                     the directory, or delete the service instance",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which plans are served although they have left the configuration.
+    async fn report_hidden_plans(&self) -> Result<(), InternalError> {
+        let plans = self.store.read(|rows| rows.count_instances_by_plan()).await?;
+        for (plan_id, instances) in plans {
+            if self.catalog.find_plan(&plan_id).is_none() {
+                tracing::warn!(
+                    plan.id = plan_id,
+                    instances,
+                    "a plan has left the configuration but has instances; they are served, the \
+                     plan is hidden from the catalog"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is there without an instance. Nothing of it is touched.
+    async fn report_orphans(&self, owned: &[OwnedContainer]) -> Result<(), InternalError> {
+        let ids: HashSet<String> =
+            self.store.read(|rows| rows.list_instance_ids()).await?.into_iter().collect();
+        for container in owned.iter().filter(|one| !ids.contains(&one.labels.instance_id)) {
+            tracing::warn!(
+                container.name = container.name,
+                instance.id = container.labels.instance_id,
+                "a container of this broker has no instance; it is left alone"
+            );
+        }
+        let disk = self.disk.clone();
+        let listed = tokio::task::spawn_blocking(move || disk.list());
+        let directories = listed.await.map_err(|_| InternalError::Panic)??;
+        let names: HashSet<String> = ids
+            .iter()
+            .filter_map(|id| crate::catalog::InstanceId::parse(id.as_str()).ok())
+            .map(|id| id.safe_name())
+            .collect();
+        for directory in directories.iter().filter(|name| !names.contains(*name)) {
+            tracing::warn!(directory, "a directory has no instance; it is left alone");
+        }
+        Ok(())
+    }
+}

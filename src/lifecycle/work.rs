@@ -1,0 +1,213 @@
+//! Tasks that run accepted operations.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::FutureExt;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Accepted, Broker, Refusal,
+    error::{Failure, InternalError},
+};
+use crate::{store::OperationRow, telemetry::Chain};
+
+/// An operation that a task works on.
+#[derive(Debug)]
+struct Work {
+    operation_id: String,
+    cancel: CancellationToken,
+    done: watch::Receiver<bool>,
+    step: Arc<Mutex<&'static str>>,
+}
+
+/// All of them, by instance.
+#[derive(Debug, Default)]
+pub(super) struct Works {
+    by_instance: Mutex<HashMap<String, Work>>,
+    /// Counts operations that ended; whoever waits for one looks again when it changes.
+    ended: watch::Sender<u64>,
+}
+
+/// What a task that runs an operation is given.
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    /// Cancelled when the broker stops or a deletion overtakes the operation.
+    pub(super) cancel: CancellationToken,
+    /// Until when dockerd may be unreachable.
+    pub(super) deadline: Instant,
+    step: Arc<Mutex<&'static str>>,
+}
+
+impl Context {
+    /// A context for work that belongs to no operation.
+    pub(super) fn unattended(cancel: CancellationToken, deadline: Instant) -> Self {
+        Self { cancel, deadline, step: Arc::default() }
+    }
+
+    /// Tells whoever polls what is being done.
+    pub(super) fn step(&self, text: &'static str) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
+
+impl Works {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Work>> {
+        self.by_instance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the operation is doing now.
+    pub(super) fn step_of(&self, operation: &OperationRow) -> Option<&'static str> {
+        let works = self.lock();
+        let work = works.get(&operation.instance_id)?;
+        let step = *work.step.lock().unwrap_or_else(PoisonError::into_inner);
+        (work.operation_id == operation.id && !step.is_empty()).then_some(step)
+    }
+
+    /// Asks the task that works on this operation to stop after its present step.
+    pub(super) fn halt(&self, instance_id: &str, operation_id: &str) {
+        if let Some(work) = self.lock().get(instance_id)
+            && work.operation_id == operation_id
+        {
+            work.cancel.cancel();
+        }
+    }
+}
+
+impl Broker {
+    /// Starts the task of an accepted operation. It begins when an earlier one on the same
+    /// instance has ended, and ends at once if the operation is not in progress any more.
+    pub(super) fn launch(self: &Arc<Self>, operation: OperationRow) {
+        let cancel = self.stopping.child_token();
+        let (done, on_done) = watch::channel(false);
+        let step = Arc::default();
+        let context = Context {
+            cancel: cancel.clone(),
+            deadline: Instant::now() + self.limits.operation_timeout,
+            step: Arc::clone(&step),
+        };
+        let work = Work { operation_id: operation.id.clone(), cancel, done: on_done, step };
+        let earlier = self.works.lock().insert(operation.instance_id.clone(), work);
+        let broker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Some(mut earlier) = earlier {
+                // An error means that the task is gone, which is what is waited for.
+                drop(earlier.done.wait_for(|done| *done).await);
+            }
+            broker.run_logged(&operation, &context).await;
+            {
+                let mut works = broker.works.lock();
+                if works.get(&operation.instance_id).is_some_and(|w| w.operation_id == operation.id)
+                {
+                    works.remove(&operation.instance_id);
+                }
+            }
+            done.send_replace(true);
+            broker.works.ended.send_modify(|count| *count += 1);
+        });
+    }
+
+    async fn run_logged(&self, operation: &OperationRow, context: &Context) {
+        let started = Instant::now();
+        let outcome = AssertUnwindSafe(self.run(operation, context)).catch_unwind().await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let outcome = outcome.unwrap_or_else(|_| Err(InternalError::Panic.into()));
+        match outcome {
+            Ok(()) => tracing::info!(
+                operation.id,
+                instance.id = operation.instance_id,
+                operation.kind,
+                duration_ms,
+                "operation succeeded"
+            ),
+            Err(Failure::Interrupted) => tracing::info!(
+                operation.id,
+                instance.id = operation.instance_id,
+                operation.kind,
+                duration_ms,
+                "operation interrupted"
+            ),
+            Err(Failure::Failed { public, cause }) => {
+                let cause = cause.map_or_else(String::new, |cause| Chain(&cause).to_string());
+                tracing::error!(
+                    operation.id,
+                    instance.id = operation.instance_id,
+                    operation.kind,
+                    duration_ms,
+                    reason = public,
+                    error = cause,
+                    "operation failed"
+                );
+                if let Err(error) = self.fail(operation, &public).await {
+                    tracing::error!(
+                        operation.id, error = %Chain(&error),
+                        "cannot record the failure; the operation runs again at the next start"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn run(&self, operation: &OperationRow, context: &Context) -> Result<(), Failure> {
+        let id = operation.id.clone();
+        let current = self.store.read(move |rows| rows.find_operation(&id)).await?;
+        if current.is_none_or(|row| row.state != super::last_operation::IN_PROGRESS) {
+            return Err(Failure::Interrupted);
+        }
+        match operation.kind.as_str() {
+            "provision" => self.run_provision(operation, context).await,
+            "update" => self.run_update(operation, context).await,
+            "deprovision" => self.run_deprovision(operation, context).await,
+            other => Err(InternalError::Damaged {
+                what: format!("operation {}", operation.id),
+                why: format!("its kind is {other:?}"),
+            }
+            .into()),
+        }
+    }
+
+    /// Waits for the end of an operation, for clients that do not poll.
+    ///
+    /// # Errors
+    /// [`Refusal::OperationFailed`] with its reason, [`Refusal::Stopping`] when the broker stops
+    /// first.
+    pub(super) async fn wait_for(&self, operation_id: &str) -> Result<(), Refusal> {
+        let mut ended = self.works.ended.subscribe();
+        loop {
+            ended.mark_unchanged();
+            let id = operation_id.to_owned();
+            let row = self.store.read(move |rows| rows.find_operation(&id)).await?;
+            match row {
+                Some(row) if row.state == super::last_operation::IN_PROGRESS => {}
+                Some(row) if row.state == super::last_operation::SUCCEEDED => return Ok(()),
+                Some(row) => {
+                    return Err(Refusal::OperationFailed(row.description.unwrap_or_default()));
+                }
+                None => return Err(Refusal::NotFound("the operation is not known".to_owned())),
+            }
+            tokio::select! {
+                changed = ended.changed() => {
+                    if changed.is_err() { return Err(Refusal::Stopping); }
+                }
+                () = self.stopping.cancelled() => return Err(Refusal::Stopping),
+            }
+        }
+    }
+
+    /// An accepted operation as the answer for this kind of client.
+    pub(super) async fn answer(
+        &self,
+        operation: String,
+        accepts_incomplete: bool,
+        when_done: Accepted,
+    ) -> Result<Accepted, Refusal> {
+        if accepts_incomplete {
+            return Ok(Accepted::InProgress { operation });
+        }
+        self.wait_for(&operation).await.map(|()| when_done)
+    }
+}

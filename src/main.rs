@@ -1,0 +1,108 @@
+//! The `docker-broker` command.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::Parser;
+use docker_broker::{
+    catalog,
+    cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME},
+    config::{self, Configuration, Severity},
+    docker::{Images, PullProgress, prepare_registries},
+    progress, serve, telemetry, wait,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(cli.command)));
+    outcome.unwrap_or_else(|error| {
+        say(&mut io::stderr(), &format!("docker-broker: {error:#}"));
+        ExitCode::from(EXIT_RUNTIME)
+    })
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            start_log(&configuration)?;
+            serve::serve(configuration).await?;
+        }
+        Command::CheckConfig(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            let services = configuration.catalog.services();
+            let plans: usize = services.iter().map(|service| service.plans.len()).sum();
+            let text =
+                format!("the configuration is good: {} services, {plans} plans", services.len());
+            say(&mut io::stdout(), &text);
+        }
+        Command::Catalog(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            let document = catalog::document(&configuration.catalog);
+            say(&mut io::stdout(), &serde_json::to_string_pretty(&document)?);
+        }
+        Command::FetchImages(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            return fetch_images(&configuration).await;
+        }
+        Command::Wait(args) => wait::wait(&args.url, args.timeout).await?,
+        Command::Version => {
+            say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration, with all its problems on standard error; `None` if there are errors.
+fn load(args: &ConfigurationArgs) -> Option<Configuration> {
+    let password = std::env::var("DOCKER_BROKER_PASSWORD").ok().filter(|text| !text.is_empty());
+    let (configuration, problems) = config::load(
+        args.settings_file().map(std::path::PathBuf::as_path),
+        args.service_files(),
+        &args.overrides(password),
+    );
+    let mut stderr = io::stderr();
+    for problem in &problems {
+        say(&mut stderr, &problem.to_string());
+    }
+    if configuration.is_none() {
+        let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+        say(&mut stderr, &format!("docker-broker: the configuration has {errors} errors"));
+    }
+    configuration
+}
+
+fn start_log(configuration: &Configuration) -> anyhow::Result<()> {
+    let settings = &configuration.settings;
+    telemetry::start(settings.log_format, &settings.log_level).map_err(anyhow::Error::msg)
+}
+
+async fn fetch_images(configuration: &Configuration) -> anyhow::Result<ExitCode> {
+    let settings = &configuration.settings;
+    let terminal = io::stderr().is_terminal();
+    let progress: PullProgress = if terminal { progress::bars() } else { Arc::new(progress::log) };
+    if !terminal {
+        start_log(configuration)?;
+    }
+    let engine = Arc::new(serve::engine(settings));
+    prepare_registries(&settings.registries, &settings.docker_certificates_directory)?;
+    let images = Images::new(engine, settings, &configuration.catalog, progress);
+    images.load_directory().await?;
+    let failed = images.fetch_all().await;
+    for (image, message) in &failed {
+        say(&mut io::stderr(), &format!("docker-broker: {image}: {message}"));
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) })
+}
+
+/// Writes a line; a closed pipe (`| head`) is no error.
+fn say(out: &mut impl Write, text: &str) {
+    drop(writeln!(out, "{text}"));
+}

@@ -1,0 +1,44 @@
+//! `GET /healthz` (the process serves) and `GET /readyz` (dockerd, store and recovery as well).
+
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use super::{Api, reply::Answer};
+use crate::lifecycle::Recovery;
+
+/// Path that says whether the broker can do its work.
+pub(super) const READY: &str = "/readyz";
+
+/// The answer, if the path is one of these.
+pub(super) async fn answer(api: &Api, method: &Method, path: &str) -> Option<Answer> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    match path {
+        "/healthz" => Some(Answer::json(StatusCode::OK, &json!({ "status": "ok" }))),
+        READY => Some(ready(api).await),
+        _ => None,
+    }
+}
+
+/// Says what is not ready, but no addresses or paths: anybody may ask.
+async fn ready(api: &Api) -> Answer {
+    let status = api.broker.status().await;
+    let (recovery, failed) = match &status.recovery {
+        Recovery::Waiting => ("waiting for docker", 0),
+        Recovery::Running => ("recovering", 0),
+        Recovery::Done { failed } => ("done", failed.len()),
+    };
+    let (docker, store) = (status.docker.is_none(), status.store.is_none());
+    let ready = docker && store && matches!(status.recovery, Recovery::Done { .. });
+    let word = |ok: bool| if ok { "ok" } else { "unavailable" };
+    let body = json!({
+        "status": if ready { "ready" } else { "not ready" },
+        "docker": word(docker),
+        "store": word(store),
+        "recovery": recovery,
+        "instances_not_recovered": failed,
+    });
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::json(code, &body)
+}

@@ -1,0 +1,237 @@
+//! `docker-broker serve`: the rooms put together into a running broker.
+
+use std::{
+    fs,
+    io::Write,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context, bail};
+use rand::{Rng, distr::Alphanumeric};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{BrokerLogin, Configuration, Settings},
+    credentials::Keyring,
+    disk::Disk,
+    docker::{Engine, EngineOptions, Images, PullProgress, prepare_registries, registry_problems},
+    lifecycle::{Broker, Limits},
+    osb::{Api, BoundListener, Server, TlsSource},
+    shutdown,
+    store::Store,
+    telemetry::Chain,
+};
+
+const LOCK_FILE: &str = "lock";
+const PASSWORD_FILE: &str = "broker-password";
+const KEY_FILE: &str = "encryption-key";
+const GENERATED_CHARACTERS: usize = 40;
+
+/// Serves until a signal.
+///
+/// # Errors
+/// Whatever keeps the broker from starting.
+pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
+    let Configuration { settings, catalog } = configuration;
+    let data = settings.data_directory.as_path();
+    make_private(data)?;
+    let _lock = lock(data)?;
+    let login = login(&settings)?;
+    let keys = keyring(&settings)?;
+    let store = Store::open(data)?;
+    let disk = Disk::open(&settings.host_directory)?;
+    let engine = Arc::new(engine(&settings));
+    prepare_registries(&settings.registries, &settings.docker_certificates_directory)?;
+    let progress: PullProgress = Arc::new(crate::progress::log);
+    let images = Arc::new(Images::new(Arc::clone(&engine), &settings, &catalog, progress));
+    let limits = Limits {
+        external_host: settings.external_host.clone(),
+        host_ports: settings.host_ports,
+        max_instances: settings.max_containers,
+        max_parallel_starts: settings.max_parallel_starts,
+        operation_timeout: settings.operation_timeout,
+    };
+    let services = catalog.services().len();
+    let broker = Broker::new(
+        catalog,
+        store,
+        Arc::clone(&engine),
+        Arc::clone(&images),
+        disk.clone(),
+        keys,
+        limits,
+    )
+    .await?;
+    let broker = Arc::new(broker);
+    let stop = CancellationToken::new();
+    let listeners = listeners(&settings, &stop).await?;
+    report(&settings, &disk, &login, services);
+    for listener in &listeners {
+        let url = format!("{}://{}", listener.scheme(), listener.address()?);
+        tracing::info!(url, "listening");
+    }
+    let api = Api::new(
+        Arc::clone(&broker),
+        &login,
+        settings.require_api_version,
+        settings.max_body_bytes,
+    );
+    let server = tokio::spawn(Server::new(api, listeners).run(stop.clone(), shutdown::REQUESTS));
+    let background = [
+        tokio::spawn(obtain_images(settings.clone(), engine, images)),
+        tokio::spawn(recover(Arc::clone(&broker))),
+    ];
+    let signal = shutdown::requested().await.context("cannot wait for signals")?;
+    tracing::info!(signal, "stopping; operations under way go on at the next start");
+    stop.cancel();
+    for task in &background {
+        task.abort();
+    }
+    let end = async { tokio::join!(broker.stop(shutdown::OPERATIONS), server) };
+    if tokio::time::timeout(shutdown::BUDGET, end).await.is_err() {
+        tracing::warn!("stopped without waiting any longer");
+    }
+    Ok(())
+}
+
+/// dockerd by the settings.
+#[must_use]
+pub fn engine(settings: &Settings) -> Engine {
+    Engine::new(EngineOptions {
+        url: settings.docker_url.clone(),
+        owner: settings.name.clone(),
+        instances_per_network: settings.instances_per_network,
+        publish_address: settings.external_ip,
+    })
+}
+
+async fn obtain_images(settings: Settings, engine: Arc<Engine>, images: Arc<Images>) {
+    match registry_problems(&engine, &settings.registries).await {
+        Ok(problems) => {
+            for problem in problems {
+                tracing::error!(problem, "a registry cannot be used");
+            }
+        }
+        Err(error) => tracing::warn!(error = %Chain(&error), "registries could not be checked"),
+    }
+    if let Err(error) = images.load_directory().await {
+        tracing::error!(error = %Chain(&error), "cannot load images from the images directory");
+    }
+    if settings.fetch_images {
+        images.keep_fetching().await;
+        tracing::info!("all images are here");
+    }
+}
+
+async fn recover(broker: Arc<Broker>) {
+    if let Err(error) = broker.recover().await {
+        tracing::error!(error = %Chain(&error), "recovery failed; start the broker again");
+    }
+}
+
+async fn listeners(
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<BoundListener>> {
+    let plain = SocketAddr::new(settings.listen_address, settings.port);
+    let mut listeners = vec![BoundListener::bind(plain, None).await?];
+    if let Some(tls) = &settings.tls {
+        let source = Arc::new(TlsSource::open(tls.clone())?);
+        let address = SocketAddr::new(settings.listen_address, tls.port);
+        listeners.push(BoundListener::bind(address, Some(Arc::clone(&source))).await?);
+        let stop = stop.clone();
+        tokio::spawn(async move { source.follow(stop).await });
+    }
+    Ok(listeners)
+}
+
+/// What the broker runs on, for whoever reads its log. No secrets.
+fn report(settings: &Settings, disk: &Disk, login: &BrokerLogin, services: usize) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = settings.name,
+        services,
+        username = login.username,
+        data_directory = %settings.data_directory.display(),
+        host_directory = %disk.root().display(),
+        docker = settings.docker_url,
+        external_ip = %settings.external_ip,
+        external_host = settings.external_host,
+        host_ports = format!("{}-{}", settings.host_ports.first, settings.host_ports.last),
+        "docker-broker starts"
+    );
+}
+
+fn make_private(directory: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make the data directory {}", directory.display()))
+}
+
+/// Two brokers on one store would undo each other's work.
+fn lock(data: &Path) -> anyhow::Result<fs::File> {
+    let path = data.join(LOCK_FILE);
+    let file = fs::File::create(&path)
+        .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => bail!(
+            "another docker-broker runs on {}; stop it, or use another data directory",
+            data.display()
+        ),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+fn login(settings: &Settings) -> anyhow::Result<BrokerLogin> {
+    if let Some(login) = &settings.login {
+        return Ok(login.clone());
+    }
+    let password = generated(&settings.data_directory.join(PASSWORD_FILE), "password")?;
+    Ok(BrokerLogin { username: "broker".to_owned(), password })
+}
+
+fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
+    if settings.encryption_keys.is_empty() {
+        let key = generated(&settings.data_directory.join(KEY_FILE), "encryption key")?;
+        tracing::warn!("no encryption_keys are configured, so the key lies beside the data");
+        return Ok(Keyring::new([key.as_str()])?);
+    }
+    Ok(Keyring::new(settings.encryption_keys.iter().map(|key| key.0.as_str()))?)
+}
+
+/// A secret that is made at the first start and kept in a file that only the broker can read.
+fn generated(path: &Path, what: &str) -> anyhow::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+    }
+    let secret: String =
+        rand::rng().sample_iter(Alphanumeric).take(GENERATED_CHARACTERS).map(char::from).collect();
+    // Renamed into place when it is complete: a half-written key would lock its data away.
+    let draft = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)
+        .with_context(|| format!("cannot write {}", draft.display()))?;
+    file.write_all(format!("{secret}\n").as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&draft, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!(file = %path.display(), "generated a {what}");
+    Ok(secret)
+}

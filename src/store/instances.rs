@@ -1,0 +1,169 @@
+//! Rows of `instances`, `definitions` and `meta`.
+
+use rusqlite::{OptionalExtension, Row, named_params, params};
+
+use super::{RowError, Rows, now};
+
+/// One service instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// Id as the platform knows it.
+    pub id: String,
+    /// Safe name on disk and in Docker.
+    pub name: String,
+    /// Id of the service.
+    pub service_id: String,
+    /// Id of the plan.
+    pub plan_id: String,
+    /// Hash of the stored definition.
+    pub definition_hash: String,
+    /// State, in the words of `lifecycle::InstanceState`.
+    pub state: String,
+    /// OSB context, organization and space, as JSON.
+    pub context: String,
+    /// Version of the plan's maintenance info that the instance has.
+    pub maintenance: Option<String>,
+    /// Secrets and parameters, encrypted.
+    pub sealed: Vec<u8>,
+    /// Counts the containers that were made for the instance.
+    pub generation: i64,
+}
+
+const COLUMNS: &str = "id, name, service_id, plan_id, definition_hash, state, context, \
+                       maintenance, sealed, generation";
+
+fn instance(row: &Row<'_>) -> Result<InstanceRow, rusqlite::Error> {
+    Ok(InstanceRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        service_id: row.get(2)?,
+        plan_id: row.get(3)?,
+        definition_hash: row.get(4)?,
+        state: row.get(5)?,
+        context: row.get(6)?,
+        maintenance: row.get(7)?,
+        sealed: row.get(8)?,
+        generation: row.get(9)?,
+    })
+}
+
+impl Rows<'_> {
+    /// The instance with this id.
+    pub fn find_instance(&self, id: &str) -> Result<Option<InstanceRow>, RowError> {
+        let sql = format!("SELECT {COLUMNS} FROM instances WHERE id = ?1");
+        Ok(self.0.prepare_cached(&sql)?.query_row([id], instance).optional()?)
+    }
+
+    /// Ids of all instances.
+    pub fn list_instance_ids(&self) -> Result<Vec<String>, RowError> {
+        let mut statement =
+            self.0.prepare_cached("SELECT id FROM instances ORDER BY created_at")?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Adds an instance.
+    pub fn insert_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
+        let sql = "INSERT INTO instances (id, name, service_id, plan_id, definition_hash, state, \
+                   context, maintenance, sealed, generation, created_at, updated_at) VALUES \
+                   (:id, :name, :service_id, :plan_id, :definition_hash, :state, :context, \
+                   :maintenance, :sealed, :generation, :now, :now)";
+        self.0.prepare_cached(sql)?.execute(named_params! {
+            ":id": row.id, ":name": row.name, ":service_id": row.service_id,
+            ":plan_id": row.plan_id, ":definition_hash": row.definition_hash, ":state": row.state,
+            ":context": row.context, ":maintenance": row.maintenance, ":sealed": row.sealed,
+            ":generation": row.generation, ":now": now(),
+        })?;
+        Ok(())
+    }
+
+    /// Replaces everything of an instance but its id and name.
+    pub fn update_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
+        let sql = "UPDATE instances SET service_id = :service_id, plan_id = :plan_id, \
+                   definition_hash = :definition_hash, state = :state, context = :context, \
+                   maintenance = :maintenance, sealed = :sealed, generation = :generation, \
+                   updated_at = :now WHERE id = :id";
+        self.0.prepare_cached(sql)?.execute(named_params! {
+            ":id": row.id, ":service_id": row.service_id, ":plan_id": row.plan_id,
+            ":definition_hash": row.definition_hash, ":state": row.state,
+            ":context": row.context, ":maintenance": row.maintenance, ":sealed": row.sealed,
+            ":generation": row.generation, ":now": now(),
+        })?;
+        self.delete_unused_definitions()
+    }
+
+    /// Removes an instance with its bindings; its ports become free.
+    pub fn delete_instance(&self, id: &str) -> Result<(), RowError> {
+        self.release_ports(id)?;
+        self.0.prepare_cached("DELETE FROM instances WHERE id = ?1")?.execute([id])?;
+        self.delete_unused_definitions()
+    }
+
+    /// How many instances there are, of one plan or of all.
+    pub fn count_instances(&self, plan_id: Option<&str>) -> Result<u64, RowError> {
+        let count: i64 = match plan_id {
+            Some(plan) => self
+                .0
+                .prepare_cached("SELECT count(*) FROM instances WHERE plan_id = ?1")?
+                .query_row([plan], |row| row.get(0))?,
+            None => self
+                .0
+                .prepare_cached("SELECT count(*) FROM instances")?
+                .query_row([], |row| row.get(0))?,
+        };
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Plan ids in use, with how many instances each has.
+    pub fn count_instances_by_plan(&self) -> Result<Vec<(String, u64)>, RowError> {
+        let sql = "SELECT plan_id, count(*) FROM instances GROUP BY plan_id ORDER BY plan_id";
+        let mut statement = self.0.prepare_cached(sql)?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Stores a definition under its hash; the same one twice is stored once.
+    pub fn insert_definition(&self, hash: &str, document: &str) -> Result<(), RowError> {
+        self.0
+            .prepare_cached("INSERT OR IGNORE INTO definitions (hash, document) VALUES (?1, ?2)")?
+            .execute(params![hash, document])?;
+        Ok(())
+    }
+
+    /// The definition with this hash.
+    pub fn find_definition(&self, hash: &str) -> Result<Option<String>, RowError> {
+        Ok(self
+            .0
+            .prepare_cached("SELECT document FROM definitions WHERE hash = ?1")?
+            .query_row([hash], |row| row.get(0))
+            .optional()?)
+    }
+
+    fn delete_unused_definitions(&self) -> Result<(), RowError> {
+        self.0
+            .prepare_cached(
+                "DELETE FROM definitions WHERE NOT EXISTS \
+                 (SELECT 1 FROM instances WHERE definition_hash = hash)",
+            )?
+            .execute([])?;
+        Ok(())
+    }
+
+    /// A value that belongs to the store as a whole.
+    pub fn find_meta(&self, key: &str) -> Result<Option<Vec<u8>>, RowError> {
+        Ok(self
+            .0
+            .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+            .query_row([key], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// Sets a value that belongs to the store as a whole.
+    pub fn set_meta(&self, key: &str, value: &[u8]) -> Result<(), RowError> {
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
+            .execute(params![key, value])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Numbered migrations; `PRAGMA user_version` says how many were run.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+/// Never change one that was released: add another.
+const MIGRATIONS: [&str; 1] = [
+    // 1: the first schema.
+    "
+    CREATE TABLE meta (
+        key   TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) STRICT;
+
+    -- Plans as they were when instances were made of them, each distinct one once.
+    CREATE TABLE definitions (
+        hash     TEXT PRIMARY KEY,
+        document TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE instances (
+        id              TEXT PRIMARY KEY,
+        name            TEXT NOT NULL UNIQUE,
+        service_id      TEXT NOT NULL,
+        plan_id         TEXT NOT NULL,
+        definition_hash TEXT NOT NULL REFERENCES definitions (hash),
+        state           TEXT NOT NULL,
+        context         TEXT NOT NULL,
+        maintenance     TEXT,
+        sealed          BLOB NOT NULL,
+        generation      INTEGER NOT NULL,
+        created_at      INTEGER NOT NULL,
+        updated_at      INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX instances_by_plan ON instances (plan_id);
+    CREATE INDEX instances_by_definition ON instances (definition_hash);
+
+    -- A port keeps its row when it is released, so that the one longest free is given out next.
+    CREATE TABLE host_ports (
+        protocol       TEXT NOT NULL,
+        port           INTEGER NOT NULL,
+        instance_id    TEXT REFERENCES instances (id) ON DELETE SET NULL,
+        container_port TEXT,
+        released_at    INTEGER,
+        PRIMARY KEY (protocol, port)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX host_ports_by_instance ON host_ports (instance_id);
+    CREATE INDEX host_ports_free ON host_ports (protocol, released_at) WHERE instance_id IS NULL;
+
+    CREATE TABLE bindings (
+        instance_id TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
+        id          TEXT NOT NULL,
+        sealed      BLOB NOT NULL,
+        created_at  INTEGER NOT NULL,
+        PRIMARY KEY (instance_id, id)
+    ) STRICT, WITHOUT ROWID;
+
+    -- Outlives its instance, so that late polls learn how it ended.
+    CREATE TABLE operations (
+        id          TEXT PRIMARY KEY,
+        instance_id TEXT NOT NULL,
+        binding_id  TEXT,
+        kind        TEXT NOT NULL,
+        state       TEXT NOT NULL,
+        description TEXT,
+        sealed      BLOB,
+        started_at  INTEGER NOT NULL,
+        finished_at INTEGER
+    ) STRICT;
+    CREATE INDEX operations_by_resource ON operations (instance_id, binding_id, started_at);
+    CREATE INDEX operations_finished ON operations (finished_at) WHERE finished_at IS NOT NULL;
+    -- One running operation per instance, whatever the code above believes.
+    CREATE UNIQUE INDEX operations_running ON operations (instance_id)
+        WHERE state = 'in progress' AND binding_id IS NULL;
+    ",
+];
+
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    if found > known {
+        return Err(StoreError::TooNew { path: path.to_owned(), found, known });
+    }
+    for (to, sql) in (1..).zip(MIGRATIONS).filter(|(to, _)| *to > found) {
+        let failed = |source| StoreError::Migrate { to, source };
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        transaction.execute_batch(sql).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", to).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    Ok(())
+}

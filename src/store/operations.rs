@@ -1,0 +1,133 @@
+//! Rows of `operations`: the journal.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{RowError, Rows, now};
+
+/// Days for which the outcome of an operation can still be asked for.
+pub const TOMBSTONE_DAYS: i64 = 7;
+
+/// One operation on an instance or a binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationRow {
+    /// The `operation` string of OSB.
+    pub id: String,
+    /// Instance that it belongs to.
+    pub instance_id: String,
+    /// Binding that it belongs to, if any.
+    pub binding_id: Option<String>,
+    /// `provision`, `update`, `deprovision`, `bind` or `unbind`.
+    pub kind: String,
+    /// `in progress`, `succeeded` or `failed`, the words of OSB.
+    pub state: String,
+    /// For users.
+    pub description: Option<String>,
+    /// The request, encrypted, where the operation needs it to be resumed.
+    pub sealed: Option<Vec<u8>>,
+}
+
+const COLUMNS: &str = "id, instance_id, binding_id, kind, state, description, sealed";
+
+fn operation(row: &Row<'_>) -> Result<OperationRow, rusqlite::Error> {
+    Ok(OperationRow {
+        id: row.get(0)?,
+        instance_id: row.get(1)?,
+        binding_id: row.get(2)?,
+        kind: row.get(3)?,
+        state: row.get(4)?,
+        description: row.get(5)?,
+        sealed: row.get(6)?,
+    })
+}
+
+impl Rows<'_> {
+    /// Adds an operation. A second running one on the same instance is refused by the schema.
+    pub fn insert_operation(&self, row: &OperationRow) -> Result<(), RowError> {
+        let sql = "INSERT INTO operations (id, instance_id, binding_id, kind, state, description, \
+                   sealed, started_at, finished_at) VALUES \
+                   (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, iif(?5 = 'in progress', NULL, ?8))";
+        self.0.prepare_cached(sql)?.execute(params![
+            row.id,
+            row.instance_id,
+            row.binding_id,
+            row.kind,
+            row.state,
+            row.description,
+            row.sealed,
+            now()
+        ])?;
+        Ok(())
+    }
+
+    /// The operation with this id.
+    pub fn find_operation(&self, id: &str) -> Result<Option<OperationRow>, RowError> {
+        let sql = format!("SELECT {COLUMNS} FROM operations WHERE id = ?1");
+        Ok(self.0.prepare_cached(&sql)?.query_row([id], operation).optional()?)
+    }
+
+    /// The newest operation on an instance (`binding` is `None`) or on a binding.
+    pub fn find_last_operation(
+        &self,
+        instance: &str,
+        binding: Option<&str>,
+    ) -> Result<Option<OperationRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM operations WHERE instance_id = ?1 AND binding_id IS ?2 \
+             ORDER BY started_at DESC, rowid DESC LIMIT 1"
+        );
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_row(params![instance, binding], operation).optional()?)
+    }
+
+    /// The operation that runs on an instance.
+    pub fn find_running_operation(&self, instance: &str) -> Result<Option<OperationRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM operations \
+             WHERE instance_id = ?1 AND binding_id IS NULL AND state = 'in progress'"
+        );
+        Ok(self.0.prepare_cached(&sql)?.query_row([instance], operation).optional()?)
+    }
+
+    /// All operations that run, oldest first.
+    pub fn list_running_operations(&self) -> Result<Vec<OperationRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM operations WHERE state = 'in progress' ORDER BY started_at, rowid"
+        );
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_map([], operation)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Ends a running operation; whether it was running.
+    pub fn finish_operation(
+        &self,
+        id: &str,
+        state: &str,
+        description: Option<&str>,
+    ) -> Result<bool, RowError> {
+        let sql = "UPDATE operations SET state = ?2, description = ?3, sealed = NULL, \
+                   finished_at = ?4 WHERE id = ?1 AND state = 'in progress'";
+        let changed =
+            self.0.prepare_cached(sql)?.execute(params![id, state, description, now()])?;
+        Ok(changed > 0)
+    }
+
+    /// What a running operation is doing, for whoever polls.
+    pub fn describe_operation(&self, id: &str, description: &str) -> Result<(), RowError> {
+        let sql = "UPDATE operations SET description = ?2 WHERE id = ?1 AND state = 'in progress'";
+        self.0.prepare_cached(sql)?.execute([id, description])?;
+        Ok(())
+    }
+
+    /// Forgets outcomes that nobody will ask for any more: of instances that are gone, and all but
+    /// the newest of those that live.
+    pub fn delete_old_operations(&self) -> Result<usize, RowError> {
+        let sql = "DELETE FROM operations WHERE finished_at < ?1 AND EXISTS (\
+                     SELECT 1 FROM operations newer WHERE newer.instance_id = operations.instance_id \
+                     AND newer.binding_id IS operations.binding_id \
+                     AND newer.rowid > operations.rowid) \
+                   OR finished_at < ?1 AND NOT EXISTS (\
+                     SELECT 1 FROM instances WHERE instances.id = operations.instance_id)";
+        let before = now() - TOMBSTONE_DAYS * 86_400;
+        Ok(self.0.prepare_cached(sql)?.execute([before])?)
+    }
+}

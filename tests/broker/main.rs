@@ -1,0 +1,6 @@
+//! The broker as a platform and its operator see it: the real binary, real dockerd, real servers.
+
+#[expect(dead_code, reason = "each part of the suite uses its own share of it")]
+mod support;
+
+mod main_path;

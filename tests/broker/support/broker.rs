@@ -1,0 +1,302 @@
+//! The real binary as a child process.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rand::Rng;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Client, PATIENCE, REDIS, eventually, redis_yaml, remove_labelled, unique};
+
+/// How to start a broker.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    name: String,
+    settings: Vec<String>,
+    services: Vec<PathBuf>,
+    yaml: Option<String>,
+    ids: (String, String),
+    environment: Vec<(String, String)>,
+    /// Run in this network namespace (`nsenter --net=PATH`).
+    namespace: Option<PathBuf>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        // Brokers run side by side on one host, so each takes ports of its own.
+        let first = 20_000 + rand::rng().random_range(0..50) * 200;
+        Self {
+            name: unique("t-"),
+            settings: vec![format!("host_ports: {first}-{}", first + 199)],
+            services: Vec::new(),
+            yaml: Some(redis_yaml("")),
+            ids: (REDIS.0.to_owned(), REDIS.1.to_owned()),
+            environment: Vec::new(),
+            namespace: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a line (or several) to the settings file. A key that is there already is replaced.
+    pub fn setting(mut self, line: impl Into<String>) -> Self {
+        let line = line.into();
+        let key = line.split(':').next().unwrap_or_default().to_owned();
+        self.settings.retain(|known| known.split(':').next() != Some(key.as_str()));
+        self.settings.push(line);
+        self
+    }
+
+    /// Serves this YAML instead of the quick redis.
+    pub fn yaml(mut self, yaml: impl Into<String>, service_id: &str, plan_id: &str) -> Self {
+        self.yaml = Some(yaml.into());
+        self.ids = (service_id.to_owned(), plan_id.to_owned());
+        self
+    }
+
+    /// Serves shipped files instead of the quick redis; requests are about the first one.
+    pub fn services(mut self, files: &[PathBuf]) -> Self {
+        self.yaml = None;
+        self.services = files.to_vec();
+        self.ids = super::plan_of(&files[0]);
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn namespace(mut self, path: &Path) -> Self {
+        self.namespace = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(self) -> TestBroker {
+        let broker = self.start_unready().await;
+        broker.ready().await;
+        broker
+    }
+
+    /// Starts it and waits until it listens.
+    pub async fn start_unready(self) -> TestBroker {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut broker = TestBroker {
+            builder: self,
+            data,
+            child: None,
+            lines: Arc::default(),
+            client: Client {
+                address: String::new(),
+                username: "broker".to_owned(),
+                password: unique("pw-"),
+                service_id: String::new(),
+                plan_id: String::new(),
+            },
+        };
+        (broker.client.service_id, broker.client.plan_id) = broker.builder.ids.clone();
+        broker.launch().await;
+        broker
+    }
+}
+
+/// A running broker. Dropping it removes everything that it made.
+#[derive(Debug)]
+pub struct TestBroker {
+    pub builder: Builder,
+    pub data: TempDir,
+    child: Option<Child>,
+    lines: Arc<Mutex<Vec<String>>>,
+    pub client: Client,
+}
+
+impl TestBroker {
+    /// A broker with the quick redis.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Name of the broker: prefix of its containers.
+    pub fn name(&self) -> &str {
+        &self.builder.name
+    }
+
+    /// Name of the container of an instance whose id is a plain name.
+    pub fn container(&self, instance: &str) -> String {
+        format!("{}-i-{instance}", self.name())
+    }
+
+    /// Root of the instance directories.
+    pub fn directories(&self) -> PathBuf {
+        self.data.path().join("instances")
+    }
+
+    pub fn settings_file(&self) -> PathBuf {
+        self.data.path().join("broker.yml")
+    }
+
+    /// Changes how the next [`TestBroker::launch`] starts it.
+    pub fn set_environment(&mut self, name: &str, value: Option<&str>) {
+        self.builder.environment.retain(|(known, _)| known != name);
+        if let Some(value) = value {
+            self.builder.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Starts the process on the same data; returns when it listens.
+    pub async fn launch(&mut self) {
+        self.write_settings();
+        let binary = env!("CARGO_BIN_EXE_docker-broker");
+        let mut command = match &self.builder.namespace {
+            Some(path) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", path.display())).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        command
+            .args(["serve", "--config"])
+            .arg(self.settings_file())
+            .args(["--log-format", "json"])
+            .env("DOCKER_BROKER_PASSWORD", &self.client.password)
+            .envs(self.builder.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the broker can be started");
+        let stderr = child.stderr.take().expect("its log is piped");
+        self.child = Some(child);
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        self.lines = Arc::clone(&lines);
+        // Ends when the broker closes its log.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().expect("no test panics while it holds the log").push(line);
+            }
+        });
+        let url = eventually("the broker to listen", async || {
+            let found = self.log().iter().find_map(|entry| {
+                let listening = entry["message"] == "listening";
+                entry["url"]
+                    .as_str()
+                    .filter(|u| listening && u.starts_with("http://"))
+                    .map(str::to_owned)
+            });
+            found.ok_or_else(|| self.log_text())
+        })
+        .await;
+        self.client.address = url.trim_start_matches("http://").to_owned();
+    }
+
+    fn write_settings(&self) {
+        let builder = &self.builder;
+        let mut settings = builder.settings.clone();
+        settings.push(format!("name: {}", builder.name));
+        settings.push(format!("data_directory: {}", self.data.path().display()));
+        settings.push("port: 0".to_owned());
+        let mut files = builder.services.clone();
+        if let Some(yaml) = &builder.yaml {
+            let file = self.data.path().join("services.yml");
+            fs::write(&file, yaml).expect("the service file can be written");
+            files.push(file);
+        }
+        let list: Vec<String> = files.iter().map(|file| format!("- {}", file.display())).collect();
+        settings.push(format!("service_files:\n{}", list.join("\n")));
+        fs::write(self.settings_file(), settings.join("\n")).expect("settings can be written");
+    }
+
+    /// Waits until `/readyz` says ready.
+    pub async fn ready(&self) {
+        eventually("the broker to be ready", async || {
+            let reply = self.client.raw(http::Method::GET, "/readyz", &[], "").await?;
+            if reply.status == 200 { Ok(()) } else { Err(reply.json().to_string()) }
+        })
+        .await;
+    }
+
+    /// The log so far, each line parsed.
+    pub fn log(&self) -> Vec<Value> {
+        let lines = self.lines.lock().expect("the log is not poisoned");
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The log so far, as it is.
+    pub fn log_text(&self) -> String {
+        self.lines.lock().expect("the log is not poisoned").join("\n")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the broker was started").id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            drop(child.kill());
+            child.wait().expect("the broker can be waited for");
+        }
+    }
+
+    /// SIGTERM; how long it took and whether it succeeded.
+    pub async fn terminate(&mut self) -> (Duration, bool) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        let started = std::time::Instant::now();
+        rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
+            .expect("a running process takes signals");
+        let status = self.ended().await;
+        (started.elapsed(), status)
+    }
+
+    /// Waits until the process has ended by itself; whether it succeeded.
+    pub async fn ended(&mut self) -> bool {
+        let mut child = self.child.take().expect("the broker was started");
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            match child.try_wait().expect("the broker can be waited for") {
+                Some(status) => return status.success(),
+                None if std::time::Instant::now() > end => {
+                    drop(child.kill());
+                    panic!("the broker did not end:\n{}", self.log_text());
+                }
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    /// Ids of the containers of this broker, running or not.
+    pub fn containers(&self) -> Vec<String> {
+        let filter = format!("label=io.docker-broker.owner={}", self.name());
+        let text = super::docker_ok(&["ps", "-a", "--format", "{{.Names}}", "--filter", &filter]);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Names of the instance directories.
+    pub fn instance_directories(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.directories()).expect("the root can be listed");
+        entries
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .filter(|name| name != ".trash")
+            .collect()
+    }
+}
+
+impl Drop for TestBroker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of broker {}:\n{}", self.name(), self.log_text());
+        }
+        self.kill();
+        if self.builder.namespace.is_none() {
+            remove_labelled(self.name());
+        }
+    }
+}

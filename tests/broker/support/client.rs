@@ -1,0 +1,171 @@
+//! An OSB platform in a few lines.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use super::{PATIENCE, eventually};
+
+/// What the broker answered.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Reply {
+    /// The body, which has to be JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|error| panic!("not JSON ({error}): {:?}", self.bytes))
+    }
+
+    /// The body after checking the status.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
+        self.json()
+    }
+
+    pub fn description(&self) -> String {
+        self.json()["description"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Talks to one broker with its credentials.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// `host:port`.
+    pub address: String,
+    pub username: String,
+    pub password: String,
+    /// Service and plan that requests are about.
+    pub service_id: String,
+    pub plan_id: String,
+}
+
+impl Client {
+    /// One request with exactly these headers.
+    pub async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Reply, String> {
+        let say = |error: &dyn std::error::Error| error.to_string();
+        let stream = TcpStream::connect(&self.address).await.map_err(|e| say(&e))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| say(&e))?;
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", &self.address);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).map_err(|e| say(&e))?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|e| say(&e))?;
+            let (parts, body) = response.into_parts();
+            let bytes = body.collect().await.map_err(|e| say(&e))?.to_bytes();
+            Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, bytes })
+        };
+        let reply = tokio::time::timeout(PATIENCE, exchange).await;
+        connection.abort();
+        reply.map_err(|_| "no answer in time".to_owned())?
+    }
+
+    /// The `Authorization` header.
+    pub fn authorization(&self) -> String {
+        use base64::{Engine, prelude::BASE64_STANDARD};
+        let login = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
+        format!("Basic {login}")
+    }
+
+    /// A request as a platform makes it.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Reply {
+        let authorization = self.authorization();
+        let headers = [
+            ("authorization", authorization.as_str()),
+            ("x-broker-api-version", "2.17"),
+            ("content-type", "application/json"),
+        ];
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        self.raw(method, path, &headers, body).await.expect("the broker answers")
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.send(Method::PATCH, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    /// `service_id=…&plan_id=…`.
+    pub fn ids(&self) -> String {
+        format!("service_id={}&plan_id={}", self.service_id, self.plan_id)
+    }
+
+    /// Body of a provision without parameters.
+    pub fn provision_body(&self) -> Value {
+        json!({
+            "service_id": self.service_id, "plan_id": self.plan_id,
+            "organization_guid": "org", "space_guid": "space",
+        })
+    }
+
+    /// Provisions and waits for the answer.
+    pub async fn provision(&self, instance: &str) -> Reply {
+        self.put(&format!("/v2/service_instances/{instance}"), &self.provision_body()).await
+    }
+
+    /// Provisions asynchronously: 202.
+    pub async fn provision_async(&self, instance: &str) -> Reply {
+        let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
+        self.put(&path, &self.provision_body()).await
+    }
+
+    pub async fn bind(&self, instance: &str, binding: &str) -> Reply {
+        let path = format!("/v2/service_instances/{instance}/service_bindings/{binding}");
+        self.put(&path, &json!({ "service_id": self.service_id, "plan_id": self.plan_id })).await
+    }
+
+    pub async fn unbind(&self, instance: &str, binding: &str) -> Reply {
+        let ids = self.ids();
+        self.delete(&format!("/v2/service_instances/{instance}/service_bindings/{binding}?{ids}"))
+            .await
+    }
+
+    pub async fn deprovision(&self, instance: &str) -> Reply {
+        self.delete(&format!("/v2/service_instances/{instance}?{}", self.ids())).await
+    }
+
+    /// Polls until the last operation has ended: its state and description. 410 is `gone`.
+    pub async fn poll(&self, instance: &str) -> (String, String) {
+        let path = format!("/v2/service_instances/{instance}/last_operation");
+        eventually("the end of the operation", async || {
+            let reply = self.get(&path).await;
+            if reply.status == 410 {
+                return Ok(("gone".to_owned(), String::new()));
+            }
+            let body = reply.expect(200);
+            let state = body["state"].as_str().expect("a state").to_owned();
+            let description = body["description"].as_str().unwrap_or_default().to_owned();
+            if state == "in progress" { Err(description) } else { Ok((state, description)) }
+        })
+        .await
+    }
+}

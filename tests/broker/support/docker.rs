@@ -1,0 +1,56 @@
+//! The docker command line, for looking at what the broker made.
+
+use std::process::{Command, Output};
+
+/// Runs `docker ARGS`.
+pub fn docker(args: &[&str]) -> Output {
+    Command::new("docker").args(args).output().expect("the docker command line is installed")
+}
+
+/// Runs `docker ARGS`, which must succeed; its trimmed output.
+pub fn docker_ok(args: &[&str]) -> String {
+    let output = docker(args);
+    assert!(
+        output.status.success(),
+        "docker {args:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Runs a client program of an image on the host's network, as an application would: exit status
+/// and everything that it printed. `environment` is for passwords.
+pub fn in_image(image: &str, environment: &[(&str, &str)], command: &[&str]) -> (bool, String) {
+    let mut args: Vec<String> =
+        ["run", "--rm", "--network", "host"].iter().map(ToString::to_string).collect();
+    for (name, value) in environment {
+        args.extend(["-e".to_owned(), format!("{name}={value}")]);
+    }
+    args.extend(["--entrypoint".to_owned(), command[0].to_owned(), image.to_owned()]);
+    args.extend(command[1..].iter().map(ToString::to_string));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let output = docker(&args);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// Removes all containers and networks of a broker.
+pub fn remove_labelled(owner: &str) {
+    let filter = format!("label=io.docker-broker.owner={owner}");
+    let list = |args: &[&str]| -> Vec<String> {
+        let output = docker(args);
+        String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+    };
+    let containers = list(&["ps", "-aq", "--filter", &filter]);
+    if !containers.is_empty() {
+        let mut args = vec!["rm", "-f", "-v"];
+        args.extend(containers.iter().map(String::as_str));
+        docker(&args);
+    }
+    let networks = list(&["network", "ls", "-q", "--filter", &filter]);
+    if !networks.is_empty() {
+        let mut args = vec!["network", "rm"];
+        args.extend(networks.iter().map(String::as_str));
+        docker(&args);
+    }
+}

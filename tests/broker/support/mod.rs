@@ -1,0 +1,40 @@
+//! A broker of one's own per test: unique name, port 0, a data directory of its own, and nothing
+//! left of it afterwards.
+
+mod broker;
+mod client;
+mod docker;
+mod services;
+
+pub use broker::{Builder, TestBroker};
+pub use client::{Client, Reply};
+pub use docker::{docker, docker_ok, in_image, remove_labelled};
+pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+/// Longest time for anything that a test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `attempt` gives something; panics with what it said last.
+pub async fn eventually<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(last) if Instant::now() > end => panic!("waited in vain for {what}: {last}"),
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// A short random word for names.
+pub fn unique(prefix: &str) -> String {
+    use rand::RngCore;
+    format!("{prefix}{:08x}", rand::rng().next_u32())
+}

@@ -1,0 +1,84 @@
+//! Service YAML for tests.
+
+use std::path::{Path, PathBuf};
+
+/// A shipped service file.
+pub fn service_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(name)
+}
+
+/// Ids of service, plan `small` and plan `large` of the redis of [`redis_yaml`].
+pub const REDIS: (&str, &str, &str) = ("redis-service", "redis-small", "redis-large");
+
+/// A quick redis with two plans, as an own service file. `extra` are more keys of each plan,
+/// indented by four blanks.
+pub fn redis_yaml(extra: &str) -> String {
+    let plan = |id: &str, name: &str, memory: &str| {
+        format!(
+            r#"
+  - id: {id}
+    name: {name}
+    description: a plan
+    container:
+      image: redis
+      tag: '7'
+      user: '999:999'
+      entrypoint: [/bin/sh, -c]
+      command:
+      - |
+        exec redis-server - <<CONFIG
+        requirepass $REDIS_PASSWORD
+        dir /data
+        appendonly yes
+        save ""
+        CONFIG
+      expose_ports: [6379/tcp]
+      volumes:
+      - {{path: /data, owner: '999:999'}}
+      limits: {{memory: {memory}, pids: 64}}
+      readiness: {{tcp: 6379/tcp, timeout: 30s}}
+      hardening: {{cap_drop: [ALL], read_only: true, tmpfs: ['/tmp:size=16m']}}
+    credentials:
+      username: {{value: default}}
+      password: {{key: REDIS_PASSWORD}}
+      uri: {{prefix: redis, port: 6379/tcp}}
+{extra}"#
+        )
+    };
+    format!(
+        "services:\n- id: {}\n  name: redis-for-tests\n  description: redis\n  plans:{}{}",
+        REDIS.0,
+        plan(REDIS.1, "small", "64m"),
+        plan(REDIS.2, "large", "96m"),
+    )
+}
+
+/// A service of one busybox plan named `plan` that runs a shell command.
+pub fn busybox_service(shell: &str, extra_container: &str) -> String {
+    format!(
+        r#"services:
+- id: busybox-service
+  name: busybox-for-tests
+  description: busybox
+  plans:
+  - id: busybox-plan
+    name: plan
+    description: a plan
+    parameters: {{}}
+    container:
+      image: busybox
+      tag: '1'
+      command: [sh, -c, {}]
+{extra_container}
+"#,
+        serde_json::Value::from(shell)
+    )
+}
+
+/// Ids of service and first plan in a service file.
+pub fn plan_of(path: &Path) -> (String, String) {
+    let (catalog, problems) = docker_broker::config::load_services(&[path.to_owned()]);
+    let catalog = catalog.unwrap_or_else(|| panic!("{problems:?}"));
+    let service = &catalog.services()[0];
+    (service.id.clone(), service.plans[0].id.clone())
+}
