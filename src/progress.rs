@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A log line per event that tells something new.
-pub fn log(image: &ImageReference, event: PullEvent) {
+pub fn log(image: &ImageReference, event: &PullEvent) {
     match event {
         PullEvent::Started => tracing::info!(%image, "pulling"),
         PullEvent::Ready => tracing::info!(%image, "the image is here"),
@@ -44,8 +44,8 @@ pub fn bars() -> PullProgress {
         match event {
             PullEvent::Started => {}
             PullEvent::Progress { current_bytes, total_bytes } => {
-                bar.set_length(total_bytes);
-                bar.set_position(current_bytes);
+                bar.set_length(*total_bytes);
+                bar.set_position(*current_bytes);
             }
             PullEvent::Ready => bar.finish_with_message(format!("{image} is here")),
             PullEvent::Failed(_) => bar.abandon_with_message(format!("{image} failed")),

@@ -15,7 +15,7 @@ use crate::catalog::{
 const MIN_MEMORY_BYTES: u64 = 6 << 20;
 const DEFAULT_PIDS: i64 = 1024;
 const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
-const DEFAULT_READINESS_TIMEOUT: Duration = Duration::from_secs(120);
+const DEFAULT_READINESS_TIMEOUT: Duration = Duration::from_mins(2);
 /// What entry points need that start as root, take ownership of their data and drop to their
 /// user: nothing beyond Docker's own default set.
 const ROOT_ENTRYPOINT_CAPABILITIES: [&str; 7] =
@@ -271,16 +271,15 @@ fn hardening(node: &Node<'_>, user: Option<&str>) -> Hardening {
     let capabilities = |key| node.strings(key).unwrap_or_default();
     let mut cap_add = capabilities("cap_adds");
     let mut cap_drop = capabilities("cap_drops");
-    match entry.and_then(|entry| entry.strings("cap_drop")) {
-        Some(dropped) => cap_drop.extend(dropped),
-        None => {
-            // The default: everything goes but what a root entry point needs.
-            if root {
-                let needed = ROOT_ENTRYPOINT_CAPABILITIES.map(str::to_owned);
-                cap_add.extend(needed.into_iter().filter(|cap| !cap_drop.contains(cap)));
-            }
-            cap_drop.push("ALL".to_owned());
+    if let Some(dropped) = entry.and_then(|entry| entry.strings("cap_drop")) {
+        cap_drop.extend(dropped);
+    } else {
+        // The default: everything goes but what a root entry point needs.
+        if root {
+            let needed = ROOT_ENTRYPOINT_CAPABILITIES.map(str::to_owned);
+            cap_add.extend(needed.into_iter().filter(|cap| !cap_drop.contains(cap)));
         }
+        cap_drop.push("ALL".to_owned());
     }
     if let Some(added) = entry.and_then(|entry| entry.strings("cap_add")) {
         cap_add.extend(added);

@@ -31,6 +31,11 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// A value in a message. Only truth values and numbers come by here, never a secret.
+fn shown(value: &Value) -> String {
+    scalar(value).map_or_else(|| kind(value).to_owned(), |text| format!("{text:?}"))
+}
+
 /// A scalar as text; lists and mappings are none.
 fn scalar(value: &Value) -> Option<String> {
     match value {
@@ -111,7 +116,7 @@ impl<'a> Node<'a> {
         let value = self.get(key)?;
         let truth = scalar(value).and_then(|text| scalars::parse_bool(&text));
         if truth.is_none() {
-            self.error(key, format!("must be true or false, but is {}", self.shown(value)));
+            self.error(key, format!("must be true or false, but is {}", shown(value)));
         }
         truth
     }
@@ -122,7 +127,7 @@ impl<'a> Node<'a> {
         let number = scalar(value).and_then(|text| text.trim().parse::<u64>().ok());
         let number = number.filter(|number| (min..=max).contains(number));
         if number.is_none() {
-            let shown = self.shown(value);
+            let shown = shown(value);
             self.error(key, format!("must be a whole number from {min} to {max}, but is {shown}"));
         }
         number
@@ -243,11 +248,6 @@ impl<'a> Node<'a> {
 
     pub(super) fn is_mapping(&self, key: &'static str) -> bool {
         self.get(key).is_some_and(Value::is_mapping)
-    }
-
-    fn shown(&self, value: &Value) -> String {
-        // Only truth values and numbers come by here, never a secret.
-        scalar(value).map_or_else(|| kind(value).to_owned(), |text| format!("{text:?}"))
     }
 
     /// Warns of keys that nobody asked for.

@@ -100,7 +100,7 @@ mod tests {
     fn durations_are_seconds_unless_they_say_otherwise() {
         assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "s", "1y", "-3s", "999999999999h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong:?}");
         }

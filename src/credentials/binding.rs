@@ -116,14 +116,14 @@ fn main_port(shape: &Credentials, ports: &BTreeMap<ContainerPort, u16>) -> Optio
 
 /// `prefix://[user][:password]@host[:port][/dbname]`, every part percent-encoded.
 fn uri(prefix: &str, host: &str, port: Option<u16>, shown: &Map<String, Value>) -> String {
-    let part = |name: &str| shown.get(name).and_then(Value::as_str).map(encode);
-    let login = match (part("username"), part("password")) {
+    let encoded = |name: &str| shown.get(name).and_then(Value::as_str).map(encode);
+    let login = match (encoded("username"), encoded("password")) {
         (None, None) => String::new(),
         (user, None) => format!("{}@", user.unwrap_or_default()),
         (user, Some(password)) => format!("{}:{password}@", user.unwrap_or_default()),
     };
     let port = port.map_or(String::new(), |port| format!(":{port}"));
-    let dbname = part("dbname").map_or(String::new(), |dbname| format!("/{dbname}"));
+    let dbname = encoded("dbname").map_or(String::new(), |dbname| format!("/{dbname}"));
     format!("{prefix}://{login}{}{port}{dbname}", bracketed(host))
 }
 
@@ -158,15 +158,15 @@ mod tests {
         Value::Object(credentials(shape, &facts))
     }
 
-    fn key(name: &str) -> Option<KeyValue> {
-        Some(KeyValue { key: Some(name.to_owned()), value: None })
+    fn key(name: &str) -> KeyValue {
+        KeyValue { key: Some(name.to_owned()), value: None }
     }
 
     fn shape(prefix: Option<&str>, port: Option<&str>) -> Credentials {
         Credentials {
-            username: key("U"),
-            password: key("P"),
-            dbname: key("D"),
+            username: Some(key("U")),
+            password: Some(key("P")),
+            dbname: Some(key("D")),
             uri: Some(UriShape {
                 prefix: prefix.map(str::to_owned),
                 port: port.map(|port| ContainerPort::parse(port).unwrap()),
@@ -219,8 +219,8 @@ mod tests {
                 "port": "20000", "ports": {"514/udp": "20000"},
             })
         );
-        let mut fixed = Credentials::default();
-        fixed.hostname = Some("db.example.com".to_owned());
+        let fixed =
+            Credentials { hostname: Some("db.example.com".to_owned()), ..Credentials::default() };
         let document = shown(&fixed, &[], "pw");
         assert_eq!(document, json!({"hostname": "db.example.com", "host": "10.0.0.1"}));
     }

@@ -27,7 +27,8 @@ fn urlencode(
     _: &mut handlebars::RenderContext<'_, '_>,
     out: &mut dyn handlebars::Output,
 ) -> Result<(), handlebars::RenderError> {
-    let value = helper.param(0).map(|param| param.value()).and_then(Value::as_str).unwrap_or("");
+    let value =
+        helper.param(0).map(handlebars::PathAndJson::value).and_then(Value::as_str).unwrap_or("");
     out.write(&super::binding::encode(value))?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::{DockerError, networks::Networks};
 /// Time limit of quick requests.
 pub(super) const QUICK: Duration = Duration::from_secs(30);
 /// Time limit of requests that make or remove something; a loaded dockerd takes its time.
-pub(super) const SLOW: Duration = Duration::from_secs(120);
+pub(super) const SLOW: Duration = Duration::from_mins(2);
 const PING: Duration = Duration::from_secs(3);
 /// Longest time without an answer that bollard's own timer allows.
 const TRANSPORT_TIMEOUT_SECONDS: u64 = 900;

@@ -255,7 +255,7 @@ impl Images {
                 (ImageStatus::Failed(message.clone()), PullEvent::Failed(message))
             }
         };
-        (self.progress)(image, event);
+        (self.progress)(image, &event);
         entry.status.send_replace(status);
         obtained
     }

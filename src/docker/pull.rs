@@ -14,7 +14,7 @@ use super::{DockerError, Engine, ImageFacts, error::status};
 use crate::{catalog::ImageReference, config::Registry};
 
 /// Longest silence of dockerd in the middle of a pull; it retries a lost registry for 107 s.
-const SILENCE: Duration = Duration::from_secs(180);
+const SILENCE: Duration = Duration::from_mins(3);
 /// Longest pull.
 const PULL: Duration = Duration::from_hours(1);
 
@@ -37,7 +37,7 @@ pub enum PullEvent {
 }
 
 /// Told of what happens to each image.
-pub type PullProgress = Arc<dyn Fn(&ImageReference, PullEvent) + Send + Sync>;
+pub type PullProgress = Arc<dyn Fn(&ImageReference, &PullEvent) + Send + Sync>;
 
 impl Engine {
     /// Pulls an image. The stream is read to its end: dockerd reports failures in the middle of
@@ -52,7 +52,7 @@ impl Engine {
         progress: &PullProgress,
     ) -> Result<(), DockerError> {
         let docker = self.client().await?;
-        progress(image, PullEvent::Started);
+        progress(image, &PullEvent::Started);
         let options = CreateImageOptionsBuilder::new()
             .from_image(image.name())
             .tag(image.tag_or_digest())
@@ -73,7 +73,7 @@ impl Engine {
                     layers.insert(id, (bytes(current), bytes(total)));
                     let sum = layers.values().fold((0, 0), |(a, b), (c, t)| (a + c, b + t));
                     let (current_bytes, total_bytes) = sum;
-                    progress(image, PullEvent::Progress { current_bytes, total_bytes });
+                    progress(image, &PullEvent::Progress { current_bytes, total_bytes });
                 }
             }
         };

@@ -164,13 +164,10 @@ async fn get(address: IpAddr, port: ContainerPort, path: &str) -> Result<(), Str
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request);
-        let (answer, _) = futures_util::future::join(answer, async {
-            // Its errors are those of the request.
-            drop(connection.await);
-        })
-        .await;
-        answer.map_err(|error| error.to_string())
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string());
+        connection.abort();
+        answer
     };
     let answer = timeout(ATTEMPT, exchange).await.map_err(|_| "no answer".to_owned())??;
     if answer.status().as_u16() < 400 { Ok(()) } else { Err(format!("{}", answer.status())) }

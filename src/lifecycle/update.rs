@@ -78,7 +78,7 @@ impl Broker {
     pub async fn update(self: &Arc<Self>, request: UpdateRequest) -> Result<Accepted, Refusal> {
         let accepts_incomplete = request.accepts_incomplete;
         let broker = Arc::clone(self);
-        let decided = self.store.write(move |rows| broker.accept_update(rows, request));
+        let decided = self.store.write(move |rows| broker.accept_update(rows, &request));
         match decided.await?? {
             Decision::Applied => Ok(Accepted::Done),
             Decision::Join(operation) => {
@@ -101,7 +101,7 @@ impl Broker {
     fn accept_update(
         &self,
         rows: &Rows<'_>,
-        request: UpdateRequest,
+        request: &UpdateRequest,
     ) -> Result<Result<Decision, Refusal>, RowError> {
         let id = request.instance_id.as_str();
         let Some(row) = rows.find_instance(id)? else {
@@ -113,7 +113,7 @@ impl Broker {
             let private = Private::open(&self.keys, &row)?;
             let current: Definition = serde_json::from_str(&definition)
                 .map_err(|error| damaged(&format!("instance {id}"), error.to_string()))?;
-            let target = self.target(&row, &current, &private, &request)?;
+            let target = self.target(&row, &current, &private, request)?;
             Ok::<_, Refusal>((private, current, target, state_of(&row)?))
         })();
         let (private, current, target, state) = match prepared {
@@ -394,10 +394,10 @@ impl Broker {
             if !rows.finish_operation(&id, SUCCEEDED, None)? {
                 return Ok(Err(Failure::Interrupted));
             }
-            row.definition_hash = store_definition(rows, &encoded)?;
+            row.definition_hash.clone_from(&store_definition(rows, &encoded)?);
             row.sealed = sealed;
             row.context = context.unwrap_or(row.context);
-            row.state = InstanceState::Ready.as_str().to_owned();
+            InstanceState::Ready.as_str().clone_into(&mut row.state);
             rows.update_instance(&row)?;
             Ok(Ok(()))
         });

@@ -3,4 +3,5 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod kill_at_every_step;
 mod main_path;

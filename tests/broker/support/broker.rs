@@ -17,7 +17,7 @@ use super::{Client, PATIENCE, REDIS, eventually, redis_yaml, remove_labelled, un
 
 /// How to start a broker.
 #[derive(Debug, Clone)]
-pub struct Builder {
+pub(crate) struct Builder {
     name: String,
     settings: Vec<String>,
     services: Vec<PathBuf>,
@@ -46,7 +46,7 @@ impl Default for Builder {
 
 impl Builder {
     /// Adds a line (or several) to the settings file. A key that is there already is replaced.
-    pub fn setting(mut self, line: impl Into<String>) -> Self {
+    pub(crate) fn setting(mut self, line: impl Into<String>) -> Self {
         let line = line.into();
         let key = line.split(':').next().unwrap_or_default().to_owned();
         self.settings.retain(|known| known.split(':').next() != Some(key.as_str()));
@@ -55,39 +55,39 @@ impl Builder {
     }
 
     /// Serves this YAML instead of the quick redis.
-    pub fn yaml(mut self, yaml: impl Into<String>, service_id: &str, plan_id: &str) -> Self {
+    pub(crate) fn yaml(mut self, yaml: impl Into<String>, service_id: &str, plan_id: &str) -> Self {
         self.yaml = Some(yaml.into());
         self.ids = (service_id.to_owned(), plan_id.to_owned());
         self
     }
 
     /// Serves shipped files instead of the quick redis; requests are about the first one.
-    pub fn services(mut self, files: &[PathBuf]) -> Self {
+    pub(crate) fn services(mut self, files: &[PathBuf]) -> Self {
         self.yaml = None;
         self.services = files.to_vec();
         self.ids = super::plan_of(&files[0]);
         self
     }
 
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub fn namespace(mut self, path: &Path) -> Self {
+    pub(crate) fn namespace(mut self, path: &Path) -> Self {
         self.namespace = Some(path.to_owned());
         self
     }
 
     /// Starts it and waits until it is ready.
-    pub async fn start(self) -> TestBroker {
+    pub(crate) async fn start(self) -> TestBroker {
         let broker = self.start_unready().await;
         broker.ready().await;
         broker
     }
 
     /// Starts it and waits until it listens.
-    pub async fn start_unready(self) -> TestBroker {
+    pub(crate) async fn start_unready(self) -> TestBroker {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut broker = TestBroker {
             builder: self,
@@ -110,41 +110,41 @@ impl Builder {
 
 /// A running broker. Dropping it removes everything that it made.
 #[derive(Debug)]
-pub struct TestBroker {
-    pub builder: Builder,
-    pub data: TempDir,
+pub(crate) struct TestBroker {
+    pub(crate) builder: Builder,
+    pub(crate) data: TempDir,
     child: Option<Child>,
     lines: Arc<Mutex<Vec<String>>>,
-    pub client: Client,
+    pub(crate) client: Client,
 }
 
 impl TestBroker {
     /// A broker with the quick redis.
-    pub fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         Builder::default()
     }
 
     /// Name of the broker: prefix of its containers.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.builder.name
     }
 
     /// Name of the container of an instance whose id is a plain name.
-    pub fn container(&self, instance: &str) -> String {
+    pub(crate) fn container(&self, instance: &str) -> String {
         format!("{}-i-{instance}", self.name())
     }
 
     /// Root of the instance directories.
-    pub fn directories(&self) -> PathBuf {
+    pub(crate) fn directories(&self) -> PathBuf {
         self.data.path().join("instances")
     }
 
-    pub fn settings_file(&self) -> PathBuf {
+    pub(crate) fn settings_file(&self) -> PathBuf {
         self.data.path().join("broker.yml")
     }
 
     /// Changes how the next [`TestBroker::launch`] starts it.
-    pub fn set_environment(&mut self, name: &str, value: Option<&str>) {
+    pub(crate) fn set_environment(&mut self, name: &str, value: Option<&str>) {
         self.builder.environment.retain(|(known, _)| known != name);
         if let Some(value) = value {
             self.builder.environment.push((name.to_owned(), value.to_owned()));
@@ -152,7 +152,7 @@ impl TestBroker {
     }
 
     /// Starts the process on the same data; returns when it listens.
-    pub async fn launch(&mut self) {
+    pub(crate) async fn launch(&mut self) {
         self.write_settings();
         let binary = env!("CARGO_BIN_EXE_docker-broker");
         let mut command = match &self.builder.namespace {
@@ -193,7 +193,7 @@ impl TestBroker {
             found.ok_or_else(|| self.log_text())
         })
         .await;
-        self.client.address = url.trim_start_matches("http://").to_owned();
+        url.trim_start_matches("http://").clone_into(&mut self.client.address);
     }
 
     fn write_settings(&self) {
@@ -214,7 +214,7 @@ impl TestBroker {
     }
 
     /// Waits until `/readyz` says ready.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually("the broker to be ready", async || {
             let reply = self.client.raw(http::Method::GET, "/readyz", &[], "").await?;
             if reply.status == 200 { Ok(()) } else { Err(reply.json().to_string()) }
@@ -223,22 +223,22 @@ impl TestBroker {
     }
 
     /// The log so far, each line parsed.
-    pub fn log(&self) -> Vec<Value> {
+    pub(crate) fn log(&self) -> Vec<Value> {
         let lines = self.lines.lock().expect("the log is not poisoned");
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// The log so far, as it is.
-    pub fn log_text(&self) -> String {
+    pub(crate) fn log_text(&self) -> String {
         self.lines.lock().expect("the log is not poisoned").join("\n")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the broker was started").id()
     }
 
     /// SIGKILL, and waits for the end.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself.
             drop(child.kill());
@@ -247,7 +247,7 @@ impl TestBroker {
     }
 
     /// SIGTERM; how long it took and whether it succeeded.
-    pub async fn terminate(&mut self) -> (Duration, bool) {
+    pub(crate) async fn terminate(&mut self) -> (Duration, bool) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         let started = std::time::Instant::now();
         rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM)
@@ -257,7 +257,7 @@ impl TestBroker {
     }
 
     /// Waits until the process has ended by itself; whether it succeeded.
-    pub async fn ended(&mut self) -> bool {
+    pub(crate) async fn ended(&mut self) -> bool {
         let mut child = self.child.take().expect("the broker was started");
         let end = std::time::Instant::now() + PATIENCE;
         loop {
@@ -273,14 +273,14 @@ impl TestBroker {
     }
 
     /// Ids of the containers of this broker, running or not.
-    pub fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         let filter = format!("label=io.docker-broker.owner={}", self.name());
         let text = super::docker_ok(&["ps", "-a", "--format", "{{.Names}}", "--filter", &filter]);
         text.lines().map(str::to_owned).collect()
     }
 
     /// Names of the instance directories.
-    pub fn instance_directories(&self) -> Vec<String> {
+    pub(crate) fn instance_directories(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directories()).expect("the root can be listed");
         entries
             .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
@@ -292,7 +292,7 @@ impl TestBroker {
 impl Drop for TestBroker {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("log of broker {}:\n{}", self.name(), self.log_text());
+            println!("log of broker {}:\n{}", self.name(), self.log_text());
         }
         self.kill();
         if self.builder.namespace.is_none() {

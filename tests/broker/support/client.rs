@@ -11,46 +11,46 @@ use super::{PATIENCE, eventually};
 
 /// What the broker answered.
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub bytes: Bytes,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
 }
 
 impl Reply {
     /// The body, which has to be JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes)
             .unwrap_or_else(|error| panic!("not JSON ({error}): {:?}", self.bytes))
     }
 
     /// The body after checking the status.
     #[track_caller]
-    pub fn expect(&self, status: u16) -> Value {
+    pub(crate) fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
         self.json()
     }
 
-    pub fn description(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         self.json()["description"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 /// Talks to one broker with its credentials.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     /// `host:port`.
-    pub address: String,
-    pub username: String,
-    pub password: String,
+    pub(crate) address: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
     /// Service and plan that requests are about.
-    pub service_id: String,
-    pub plan_id: String,
+    pub(crate) service_id: String,
+    pub(crate) plan_id: String,
 }
 
 impl Client {
     /// One request with exactly these headers.
-    pub async fn raw(
+    pub(crate) async fn raw(
         &self,
         method: Method,
         path: &str,
@@ -80,14 +80,14 @@ impl Client {
     }
 
     /// The `Authorization` header.
-    pub fn authorization(&self) -> String {
+    pub(crate) fn authorization(&self) -> String {
         use base64::{Engine, prelude::BASE64_STANDARD};
         let login = BASE64_STANDARD.encode(format!("{}:{}", self.username, self.password));
         format!("Basic {login}")
     }
 
     /// A request as a platform makes it.
-    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Reply {
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Reply {
         let authorization = self.authorization();
         let headers = [
             ("authorization", authorization.as_str()),
@@ -98,29 +98,29 @@ impl Client {
         self.raw(method, path, &headers, body).await.expect("the broker answers")
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, None).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Reply {
         self.send(Method::PUT, path, Some(body)).await
     }
 
-    pub async fn patch(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Reply {
         self.send(Method::PATCH, path, Some(body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Reply {
+    pub(crate) async fn delete(&self, path: &str) -> Reply {
         self.send(Method::DELETE, path, None).await
     }
 
     /// `service_id=…&plan_id=…`.
-    pub fn ids(&self) -> String {
+    pub(crate) fn ids(&self) -> String {
         format!("service_id={}&plan_id={}", self.service_id, self.plan_id)
     }
 
     /// Body of a provision without parameters.
-    pub fn provision_body(&self) -> Value {
+    pub(crate) fn provision_body(&self) -> Value {
         json!({
             "service_id": self.service_id, "plan_id": self.plan_id,
             "organization_guid": "org", "space_guid": "space",
@@ -128,33 +128,33 @@ impl Client {
     }
 
     /// Provisions and waits for the answer.
-    pub async fn provision(&self, instance: &str) -> Reply {
+    pub(crate) async fn provision(&self, instance: &str) -> Reply {
         self.put(&format!("/v2/service_instances/{instance}"), &self.provision_body()).await
     }
 
     /// Provisions asynchronously: 202.
-    pub async fn provision_async(&self, instance: &str) -> Reply {
+    pub(crate) async fn provision_async(&self, instance: &str) -> Reply {
         let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
         self.put(&path, &self.provision_body()).await
     }
 
-    pub async fn bind(&self, instance: &str, binding: &str) -> Reply {
+    pub(crate) async fn bind(&self, instance: &str, binding: &str) -> Reply {
         let path = format!("/v2/service_instances/{instance}/service_bindings/{binding}");
         self.put(&path, &json!({ "service_id": self.service_id, "plan_id": self.plan_id })).await
     }
 
-    pub async fn unbind(&self, instance: &str, binding: &str) -> Reply {
+    pub(crate) async fn unbind(&self, instance: &str, binding: &str) -> Reply {
         let ids = self.ids();
         self.delete(&format!("/v2/service_instances/{instance}/service_bindings/{binding}?{ids}"))
             .await
     }
 
-    pub async fn deprovision(&self, instance: &str) -> Reply {
+    pub(crate) async fn deprovision(&self, instance: &str) -> Reply {
         self.delete(&format!("/v2/service_instances/{instance}?{}", self.ids())).await
     }
 
     /// Polls until the last operation has ended: its state and description. 410 is `gone`.
-    pub async fn poll(&self, instance: &str) -> (String, String) {
+    pub(crate) async fn poll(&self, instance: &str) -> (String, String) {
         let path = format!("/v2/service_instances/{instance}/last_operation");
         eventually("the end of the operation", async || {
             let reply = self.get(&path).await;

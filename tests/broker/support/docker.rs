@@ -3,12 +3,12 @@
 use std::process::{Command, Output};
 
 /// Runs `docker ARGS`.
-pub fn docker(args: &[&str]) -> Output {
+pub(crate) fn docker(args: &[&str]) -> Output {
     Command::new("docker").args(args).output().expect("the docker command line is installed")
 }
 
 /// Runs `docker ARGS`, which must succeed; its trimmed output.
-pub fn docker_ok(args: &[&str]) -> String {
+pub(crate) fn docker_ok(args: &[&str]) -> String {
     let output = docker(args);
     assert!(
         output.status.success(),
@@ -20,7 +20,11 @@ pub fn docker_ok(args: &[&str]) -> String {
 
 /// Runs a client program of an image on the host's network, as an application would: exit status
 /// and everything that it printed. `environment` is for passwords.
-pub fn in_image(image: &str, environment: &[(&str, &str)], command: &[&str]) -> (bool, String) {
+pub(crate) fn in_image(
+    image: &str,
+    environment: &[(&str, &str)],
+    command: &[&str],
+) -> (bool, String) {
     let mut args: Vec<String> =
         ["run", "--rm", "--network", "host"].iter().map(ToString::to_string).collect();
     for (name, value) in environment {
@@ -35,7 +39,7 @@ pub fn in_image(image: &str, environment: &[(&str, &str)], command: &[&str]) -> 
 }
 
 /// Removes all containers and networks of a broker.
-pub fn remove_labelled(owner: &str) {
+pub(crate) fn remove_labelled(owner: &str) {
     let filter = format!("label=io.docker-broker.owner={owner}");
     let list = |args: &[&str]| -> Vec<String> {
         let output = docker(args);

@@ -4,22 +4,24 @@
 mod broker;
 mod client;
 mod docker;
+mod redis;
 mod services;
 
-pub use broker::{Builder, TestBroker};
-pub use client::{Client, Reply};
-pub use docker::{docker, docker_ok, in_image, remove_labelled};
-pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
+pub(crate) use broker::{Builder, TestBroker};
+pub(crate) use client::{Client, Reply};
+pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
+pub(crate) use redis::Redis;
+pub(crate) use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
 
 use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 /// Longest time for anything that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Waits until `attempt` gives something; panics with what it said last.
-pub async fn eventually<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+pub(crate) async fn eventually<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,
 {
@@ -34,7 +36,7 @@ where
 }
 
 /// A short random word for names.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     use rand::RngCore;
     format!("{prefix}{:08x}", rand::rng().next_u32())
 }

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// A shipped service file.
-pub fn service_file(name: &str) -> PathBuf {
+pub(crate) fn service_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services").join(name)
 }
 
 /// Ids of service, plan `small` and plan `large` of the redis of [`redis_yaml`].
-pub const REDIS: (&str, &str, &str) = ("redis-service", "redis-small", "redis-large");
+pub(crate) const REDIS: (&str, &str, &str) = ("redis-service", "redis-small", "redis-large");
 
 /// A quick redis with two plans, as an own service file. `extra` are more keys of each plan,
 /// indented by four blanks.
-pub fn redis_yaml(extra: &str) -> String {
+pub(crate) fn redis_yaml(extra: &str) -> String {
     let plan = |id: &str, name: &str, memory: &str| {
         format!(
             r#"
@@ -54,9 +54,9 @@ pub fn redis_yaml(extra: &str) -> String {
 }
 
 /// A service of one busybox plan named `plan` that runs a shell command.
-pub fn busybox_service(shell: &str, extra_container: &str) -> String {
+pub(crate) fn busybox_service(shell: &str, extra_container: &str) -> String {
     format!(
-        r#"services:
+        r"services:
 - id: busybox-service
   name: busybox-for-tests
   description: busybox
@@ -70,13 +70,13 @@ pub fn busybox_service(shell: &str, extra_container: &str) -> String {
       tag: '1'
       command: [sh, -c, {}]
 {extra_container}
-"#,
+",
         serde_json::Value::from(shell)
     )
 }
 
 /// Ids of service and first plan in a service file.
-pub fn plan_of(path: &Path) -> (String, String) {
+pub(crate) fn plan_of(path: &Path) -> (String, String) {
     let (catalog, problems) = docker_broker::config::load_services(&[path.to_owned()]);
     let catalog = catalog.unwrap_or_else(|| panic!("{problems:?}"));
     let service = &catalog.services()[0];
