@@ -64,7 +64,7 @@ pub struct OwnedContainer {
     pub labels: Labels,
     /// Its process runs.
     pub running: bool,
-    /// Network that it is on.
+    /// Id (or name) of the network that it is on.
     pub network: Option<String>,
 }
 
@@ -99,31 +99,16 @@ impl Engine {
 
     /// Whether it was made; `false` when the name is taken.
     async fn create(&self, spec: &ContainerSpec) -> Result<bool, DockerError> {
-        let mut network = self.networks.assign(self, &spec.labels.instance_id).await?;
-        let mut second_try = false;
-        loop {
-            let body = create_body(spec, &network);
-            let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-            let docker = self.client().await?;
-            let request = docker.create_container(Some(options), body);
-            let answer = tokio::time::timeout(SLOW, request).await;
-            return match answer {
-                Ok(Ok(_)) => Ok(true),
-                Ok(Err(error)) if status(&error) == Some(409) => Ok(false),
-                Ok(Err(error)) => {
-                    let url = &self.options.url;
-                    match DockerError::new(url, "create", &object(&spec.name), error) {
-                        DockerError::NetworkMissing { .. } if !second_try => {
-                            second_try = true;
-                            network = self.networks.replace(self, &spec.labels.instance_id).await?;
-                            continue;
-                        }
-                        error => Err(error),
-                    }
-                }
-                Err(_) => Err(DockerError::Timeout { verb: "create", object: object(&spec.name) }),
-            };
-        }
+        let network = self.networks.assign(self, &spec.labels.instance_id).await?;
+        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        let request = async |docker: &bollard::Docker| match docker
+            .create_container(Some(options), create_body(spec, &network))
+            .await
+        {
+            Err(error) if status(&error) == Some(409) => Ok(false),
+            other => other.map(|_| true),
+        };
+        self.call("create", &object(&spec.name), SLOW, request).await
     }
 
     /// Starts a container; a running one is fine.
@@ -239,7 +224,11 @@ impl Engine {
                 name: summary.names?.first()?.trim_start_matches('/').to_owned(),
                 labels: Labels::from_map(&summary.labels?)?,
                 running: state.as_deref() == Some("running"),
-                network: summary.network_settings?.networks?.into_keys().next(),
+                network: summary.network_settings?.networks?.into_iter().next().map(
+                    |(name, endpoint)| {
+                        endpoint.network_id.filter(|id| !id.is_empty()).unwrap_or(name)
+                    },
+                ),
             })
         });
         Ok(owned.collect())
@@ -299,6 +288,11 @@ impl Engine {
             Ok(text)
         };
         self.call("read the log of", &object(name), QUICK, request).await
+    }
+
+    /// Forgets the network of an instance, after dockerd said that it does not exist.
+    pub async fn forget_network(&self, instance_id: &str) {
+        self.networks.forget(instance_id).await;
     }
 
     /// Forgets that an instance is on a network.

@@ -3,11 +3,13 @@
 //! A bridge per instance would cost time at every provision and a subnet each; a bridge shared by
 //! many, on which the kernel drops traffic between containers, isolates as well. A Linux bridge
 //! takes 1,023 ports, so a further bridge is made before that.
+//!
+//! Names of networks are not unique in Docker, so bridges are known by their ids.
 
 use std::collections::{HashMap, HashSet};
 
 use bollard::{
-    models::{NetworkCreateRequest, NetworkInspect},
+    models::{Ipam, NetworkCreateRequest},
     query_parameters::{InspectNetworkOptions, ListNetworksOptionsBuilder},
 };
 use tokio::sync::Mutex;
@@ -24,9 +26,16 @@ const RESERVED_ADDRESSES: usize = 3;
 
 #[derive(Debug)]
 struct Bridge {
+    id: String,
     name: String,
     capacity: usize,
     members: HashSet<String>,
+}
+
+impl Bridge {
+    fn is(&self, network: &str) -> bool {
+        self.id == network || self.name == network
+    }
 }
 
 /// Which instance is on which bridge.
@@ -34,8 +43,9 @@ struct Bridge {
 pub(super) struct Networks {
     owner: String,
     limit: usize,
-    /// Held only while a place is chosen or a bridge is made, once in a thousand instances.
-    bridges: Mutex<Vec<Bridge>>,
+    /// `None` until they are learnt. Held only while a place is chosen or a bridge is made, once
+    /// in a thousand instances.
+    bridges: Mutex<Option<Vec<Bridge>>>,
 }
 
 impl Networks {
@@ -49,22 +59,9 @@ impl Networks {
         engine: &Engine,
         owned: &[OwnedContainer],
     ) -> Result<(), DockerError> {
-        let filters = HashMap::from([("label", vec![format!("{OWNER}={}", self.owner)])]);
-        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        let request = async |docker: &bollard::Docker| docker.list_networks(Some(options)).await;
-        let listed = engine.call("list", "networks", QUICK, request).await?;
-        let mut names: Vec<_> = listed.into_iter().filter_map(|network| network.name).collect();
-        names.sort_by_key(|name| (name.len(), name.clone()));
         let mut bridges = self.bridges.lock().await;
-        bridges.clear();
-        for name in names {
-            let Some(found) = inspect(engine, &name).await? else { continue };
-            let on_it = owned.iter().filter(|one| one.network.as_deref() == Some(&name));
-            let members = on_it.map(|one| one.labels.instance_id.clone()).collect();
-            bridges.push(Bridge { capacity: capacity(&found, self.limit), name, members });
-        }
-        if bridges.is_empty() {
-            bridges.push(self.make(engine, 0).await?);
+        if bridges.is_none() {
+            *bridges = Some(self.find(engine, owned).await?);
         }
         Ok(())
     }
@@ -75,51 +72,98 @@ impl Networks {
         engine: &Engine,
         instance_id: &str,
     ) -> Result<String, DockerError> {
-        let mut bridges = self.bridges.lock().await;
+        let mut guard = self.bridges.lock().await;
+        if guard.is_none() {
+            let owned = engine.list_owned().await?;
+            *guard = Some(self.find(engine, &owned).await?);
+        }
+        let bridges = guard.get_or_insert_default();
         if let Some(bridge) = bridges.iter().find(|bridge| bridge.members.contains(instance_id)) {
-            return Ok(bridge.name.clone());
+            return Ok(bridge.id.clone());
         }
         if bridges.iter().all(|bridge| bridge.members.len() >= bridge.capacity) {
-            let made = self.make(engine, bridges.len()).await?;
-            bridges.push(made);
+            bridges.push(self.make(engine, bridges).await?);
         }
         let free = bridges.iter_mut().find(|bridge| bridge.members.len() < bridge.capacity);
         match free {
             Some(bridge) => {
                 bridge.members.insert(instance_id.to_owned());
-                Ok(bridge.name.clone())
+                Ok(bridge.id.clone())
             }
             None => Err(DockerError::NetworkMissing {
                 object: format!("instance {instance_id}"),
-                message: "no bridge has a place left".to_owned(),
+                message: "the engine's address pools are too small for a bridge".to_owned(),
             }),
         }
     }
 
-    /// The bridge of an instance, after dockerd said that it does not exist.
-    pub(super) async fn replace(
-        &self,
-        engine: &Engine,
-        instance_id: &str,
-    ) -> Result<String, DockerError> {
-        let lost = self.assign(engine, instance_id).await?;
-        if inspect(engine, &lost).await?.is_none() {
-            tracing::warn!(network = lost, "a network of the broker was removed; it is made again");
-            let number = lost.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            self.make(engine, number).await?;
+    /// Forgets a bridge that dockerd does not know any more; its instances get places elsewhere
+    /// when their containers are made anew.
+    pub(super) async fn forget(&self, instance_id: &str) {
+        let mut guard = self.bridges.lock().await;
+        if let Some(bridges) = guard.as_mut() {
+            bridges.retain(|bridge| {
+                let lost = bridge.members.contains(instance_id);
+                if lost {
+                    tracing::warn!(network = bridge.name, "a network of the broker was removed");
+                }
+                !lost
+            });
         }
-        Ok(lost)
     }
 
     pub(super) async fn leave(&self, instance_id: &str) {
-        for bridge in self.bridges.lock().await.iter_mut() {
+        for bridge in self.bridges.lock().await.iter_mut().flatten() {
             bridge.members.remove(instance_id);
         }
     }
 
-    async fn make(&self, engine: &Engine, number: usize) -> Result<Bridge, DockerError> {
-        let name = format!("{}-{number}", self.owner);
-        let body = || NetworkCreateRequest {
+    /// The broker's bridges and who is on them; at least one.
+    async fn find(
+        &self,
+        engine: &Engine,
+        owned: &[OwnedContainer],
+    ) -> Result<Vec<Bridge>, DockerError> {
+        let mut bridges = self.list(engine).await?;
+        if bridges.is_empty() {
+            bridges.push(self.make(engine, &[]).await?);
+        }
+        for container in owned {
+            let network = container.network.as_deref().unwrap_or_default();
+            if let Some(bridge) = bridges.iter_mut().find(|bridge| bridge.is(network)) {
+                bridge.members.insert(container.labels.instance_id.clone());
+            }
+        }
+        Ok(bridges)
+    }
+
+    async fn list(&self, engine: &Engine) -> Result<Vec<Bridge>, DockerError> {
+        let filters = HashMap::from([("label", vec![format!("{OWNER}={}", self.owner)])]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let request = async |docker: &bollard::Docker| docker.list_networks(Some(options)).await;
+        let listed = engine.call("list", "networks", QUICK, request).await?;
+        let mut bridges: Vec<Bridge> = listed
+            .into_iter()
+            .filter_map(|network| {
+                Some(Bridge {
+                    capacity: capacity(network.ipam.as_ref(), self.limit),
+                    id: network.id?,
+                    name: network.name?,
+                    members: HashSet::new(),
+                })
+            })
+            .collect();
+        bridges.sort_by_key(|bridge| (bridge.name.len(), bridge.name.clone(), bridge.id.clone()));
+        Ok(bridges)
+    }
+
+    /// Makes one more bridge beside `known`.
+    async fn make(&self, engine: &Engine, known: &[Bridge]) -> Result<Bridge, DockerError> {
+        let numbers = 0..=known.len();
+        let free = numbers.map(|number| format!("{}-{number}", self.owner));
+        let name = free.into_iter().find(|name| known.iter().all(|bridge| bridge.name != *name));
+        let name = name.unwrap_or_else(|| self.owner.clone());
+        let body = NetworkCreateRequest {
             name: name.clone(),
             driver: Some("bridge".to_owned()),
             options: Some(HashMap::from([(
@@ -129,41 +173,27 @@ impl Networks {
             labels: Some(HashMap::from([(OWNER.to_owned(), self.owner.clone())])),
             ..NetworkCreateRequest::default()
         };
-        let request = async |docker: &bollard::Docker| {
-            match docker.create_network(body()).await {
-                // Left by an earlier run; whose it is shows below.
-                Err(error) if status(&error) == Some(409) => Ok(()),
-                other => other.map(|_| ()),
-            }
+        let object = format!("network {name}");
+        let request = async |docker: &bollard::Docker| match docker.create_network(body).await {
+            // Newer engines refuse a second network of the same name.
+            Err(error) if status(&error) == Some(409) => Ok(None),
+            other => other.map(|made| Some(made.id)),
         };
-        engine.call("create", &format!("network {name}"), SLOW, request).await?;
-        let found = inspect(engine, &name).await?;
-        let found = found.ok_or_else(|| DockerError::NetworkMissing {
-            object: format!("broker {}", self.owner),
-            message: format!("network {name} is gone right after it was made"),
-        })?;
-        let owner = found.labels.as_ref().and_then(|labels| labels.get(OWNER));
-        if owner != Some(&self.owner) {
+        let Some(id) = engine.call("create", &object, SLOW, request).await? else {
             return Err(DockerError::Foreign { object: format!("a network named {name}") });
-        }
-        Ok(Bridge { capacity: capacity(&found, self.limit), name, members: HashSet::new() })
+        };
+        let request = async |docker: &bollard::Docker| {
+            docker.inspect_network(&id, None::<InspectNetworkOptions>).await
+        };
+        let made = engine.call("inspect", &object, QUICK, request).await?;
+        let capacity = capacity(made.ipam.as_ref(), self.limit);
+        Ok(Bridge { id, name, capacity, members: HashSet::new() })
     }
 }
 
-async fn inspect(engine: &Engine, name: &str) -> Result<Option<NetworkInspect>, DockerError> {
-    let request = async |docker: &bollard::Docker| match docker
-        .inspect_network(name, None::<InspectNetworkOptions>)
-        .await
-    {
-        Err(error) if status(&error) == Some(404) => Ok(None),
-        other => other.map(Some),
-    };
-    engine.call("inspect", &format!("network {name}"), QUICK, request).await
-}
-
 /// How many containers a network takes: no more than its subnet has addresses.
-fn capacity(network: &NetworkInspect, limit: usize) -> usize {
-    let configs = network.ipam.as_ref().and_then(|ipam| ipam.config.as_ref());
+fn capacity(ipam: Option<&Ipam>, limit: usize) -> usize {
+    let configs = ipam.and_then(|ipam| ipam.config.as_ref());
     let subnets = configs.into_iter().flatten().filter_map(|config| config.subnet.as_deref());
     let addresses = subnets.filter(|subnet| !subnet.contains(':')).filter_map(|subnet| {
         let length: u32 = subnet.rsplit_once('/')?.1.parse().ok()?;

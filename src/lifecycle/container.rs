@@ -186,30 +186,49 @@ impl Broker {
         let spec = self.spec(instance)?;
         // A bound, because more at once only makes each of them slower.
         let permit = self.starts.acquire().await.map_err(|_| Failure::Interrupted)?;
-        let mut image_was_missing = false;
-        loop {
-            let made = while_unreachable(&context.cancel, context.deadline, || {
+        let steps = async || {
+            while_unreachable(&context.cancel, context.deadline, || {
                 self.docker.ensure_container(&spec)
             })
-            .await;
-            match made {
-                Err(Failure::Failed {
-                    cause: Some(InternalError::Docker(DockerError::ImageMissing { .. })),
-                    ..
-                }) if !image_was_missing => {
-                    image_was_missing = true;
-                    self.images.forget(&spec.image);
-                    self.require_image(&instance.definition, context).await?;
-                }
-                other => break other?,
-            }
-        }
-        reached(faults.created);
-        while_unreachable(&context.cancel, context.deadline, || self.docker.start(&spec.name))
             .await?;
+            reached(faults.created);
+            while_unreachable(&context.cancel, context.deadline, || self.docker.start(&spec.name))
+                .await
+        };
+        let started = match steps().await {
+            Err(Failure::Failed { cause: Some(InternalError::Docker(error)), .. })
+                if self.mend(&error, instance, context).await? =>
+            {
+                steps().await
+            }
+            other => other,
+        };
         drop(permit);
+        started?;
         reached(faults.started);
         Ok(())
+    }
+
+    /// Puts back what somebody else has removed: whether another attempt makes sense.
+    async fn mend(
+        &self,
+        error: &DockerError,
+        instance: &Instance,
+        context: &Context,
+    ) -> Result<bool, Failure> {
+        match error {
+            DockerError::ImageMissing { .. } => {
+                self.images.forget(&instance.definition.plan.container.image);
+                self.require_image(&instance.definition, context).await?;
+                Ok(true)
+            }
+            DockerError::NetworkMissing { .. } => {
+                self.docker.forget_network(&instance.row.id).await;
+                self.remove_container(instance, context).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Waits until the service of an instance answers.
