@@ -90,7 +90,7 @@ impl Engine {
                 if found.spec_hash.as_deref() == Some(spec.hash().as_str()) {
                     return Ok(());
                 }
-                self.remove(&spec.name).await?;
+                self.remove(&spec.name, &spec.labels.instance_id).await?;
                 self.create(spec).await.map(|_| ())
             }
             _ => Err(DockerError::Foreign { object: format!("a container named {}", spec.name) }),
@@ -139,11 +139,15 @@ impl Engine {
         self.call("stop", &object(name), SLOW + grace, request).await
     }
 
-    /// Removes a container with its anonymous volumes. One that is gone is fine.
+    /// Removes the container of an instance with its anonymous volumes. One that is gone is fine;
+    /// one of that name that is somebody else's is left alone.
     ///
     /// # Errors
     /// [`DockerError`].
-    pub async fn remove(&self, name: &str) -> Result<(), DockerError> {
+    pub async fn remove(&self, name: &str, instance_id: &str) -> Result<(), DockerError> {
+        if !self.owns(name, instance_id).await? {
+            return Ok(());
+        }
         let options = || RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let request = async |docker: &bollard::Docker| {
             match docker.remove_container(name, Some(options())).await {

@@ -164,7 +164,7 @@ impl Broker {
                         "a host port is taken"
                     );
                     while_unreachable(&context.cancel, context.deadline, || {
-                        self.docker.remove(&name)
+                        self.docker.remove(&name, &instance.row.id)
                     })
                     .await?;
                     self.replace_ports(instance).await?;
@@ -311,7 +311,10 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let name = self.container_name(&instance.row.name);
-        while_unreachable(&context.cancel, context.deadline, || self.docker.remove(&name)).await?;
+        while_unreachable(&context.cancel, context.deadline, || {
+            self.docker.remove(&name, &instance.row.id)
+        })
+        .await?;
         self.docker.leave_network(&instance.row.id).await;
         Ok(())
     }

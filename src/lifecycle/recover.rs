@@ -128,7 +128,7 @@ impl Broker {
         if containers.contains_key(&standby) && instance.state == InstanceState::Ready && is_current
         {
             // The broker died after it had committed an update.
-            self.docker.remove(&standby).await?;
+            self.docker.remove(&standby, &instance.row.id).await?;
         }
         if is_current && current.is_some_and(|one| one.running) {
             return Ok(());

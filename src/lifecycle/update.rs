@@ -262,8 +262,10 @@ impl Broker {
         self.commit_update(operation, &new, &target).await?;
         reach(Step::UpdateCommitted);
         let standby = standby_name(&self.container_name(&old.row.name));
-        while_unreachable(&context.cancel, context.deadline, || self.docker.remove(&standby))
-            .await?;
+        while_unreachable(&context.cancel, context.deadline, || {
+            self.docker.remove(&standby, &old.row.id)
+        })
+        .await?;
         Ok(())
     }
 
@@ -348,7 +350,7 @@ impl Broker {
         let standby = standby_name(&name);
         let steps = async || {
             if self.docker.owns(&standby, &old.row.id).await? {
-                self.docker.remove(&name).await?;
+                self.docker.remove(&name, &old.row.id).await?;
                 self.docker.rename(&standby, &name).await?;
             }
             if self.docker.owns(&name, &old.row.id).await? {

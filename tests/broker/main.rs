@@ -3,5 +3,7 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod isolation;
 mod kill_at_every_step;
 mod main_path;
+mod recovery;
