@@ -3,11 +3,13 @@
 
 mod broker;
 mod client;
+mod daemon;
 mod docker;
 mod services;
 
 pub use broker::{Builder, TestBroker};
 pub use client::{Client, Reply};
+pub(crate) use daemon::Daemon;
 pub use docker::{docker, docker_ok, in_image, remove_labelled};
 pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
 
