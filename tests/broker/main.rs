@@ -3,5 +3,8 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod configuration;
+mod configuration_commands;
+mod configuration_problems;
 mod main_path;
 mod own_daemon;

@@ -3,12 +3,14 @@
 
 mod broker;
 mod client;
+mod command;
 mod daemon;
 mod docker;
 mod services;
 
 pub use broker::{Builder, TestBroker};
 pub use client::{Client, Reply};
+pub(crate) use command::{Finished, docker_broker, finish};
 pub(crate) use daemon::Daemon;
 pub use docker::{docker, docker_ok, in_image, remove_labelled};
 pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
