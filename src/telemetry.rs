@@ -34,14 +34,21 @@ impl<E: Error + ?Sized> fmt::Display for Chain<'_, E> {
     }
 }
 
+/// A filter out of a level such as `info`, or of directives such as `info,docker_broker=debug`.
+///
+/// # Errors
+/// A sentence when `level` is neither.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level).map_err(|error| format!("{level:?} is not understood: {error}"))
+}
+
 /// Sends logs to standard error.
 ///
 /// # Errors
 /// A sentence when `level` is no level or filter.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level)
-        .map_err(|error| format!("log level {level:?} is not understood: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
     let outcome = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Text => {

@@ -175,15 +175,16 @@ fn volumes(node: &Node<'_>, user: Option<&str>) -> Vec<Volume> {
         .map(|path| Volume { path, owner: owner_of_user, mode: 0o700, size_bytes: None })
         .collect();
     for entry in node.nodes("volumes") {
-        let path = entry.required("path");
-        if !path.is_empty() {
-            match absolute(&path) {
-                Ok(path) => volumes.push(Volume {
-                    path,
-                    owner: entry.parsed("owner", parse_owner).or(owner_of_user),
-                    mode: entry.parsed("mode", parse_mode).unwrap_or(0o700),
-                    size_bytes: entry.parsed("size", parse_size),
-                }),
+        // All keys are read, whatever the path is like: none of them is unknown.
+        let volume = Volume {
+            path: entry.required("path"),
+            owner: entry.parsed("owner", parse_owner).or(owner_of_user),
+            mode: entry.parsed("mode", parse_mode).unwrap_or(0o700),
+            size_bytes: entry.parsed("size", parse_size),
+        };
+        if !volume.path.is_empty() {
+            match absolute(&volume.path) {
+                Ok(path) => volumes.push(Volume { path, ..volume }),
                 Err(message) => entry.error("path", message),
             }
         }

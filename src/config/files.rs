@@ -74,14 +74,16 @@ impl Found {
         self.services.push(services::service(node));
     }
 
-    /// A file, every `*.yml` of a directory, or a glob.
+    /// A file, every `*.yml` and `*.yaml` of a directory, or a glob.
     fn add_pattern(&mut self, pattern: &Path, problems: &Problems) {
         let shown = pattern.display().to_string();
-        let pattern = if pattern.is_dir() { format!("{shown}/*.yml") } else { shown.clone() };
-        if Path::new(&pattern).is_file() {
-            return self.add_file(Path::new(&pattern), problems);
+        if pattern.is_dir() {
+            return self.add_directory(pattern, problems);
         }
-        let files = match glob::glob(&pattern) {
+        if pattern.is_file() {
+            return self.add_file(pattern, problems);
+        }
+        let files = match glob::glob(&shown) {
             Ok(paths) => paths,
             Err(error) => return problems.error(shown, format!("is no file or glob: {error}")),
         };
@@ -95,6 +97,26 @@ impl Found {
         }
         if !any {
             problems.error(shown, "matches no file");
+        }
+    }
+
+    fn add_directory(&mut self, directory: &Path, problems: &Problems) {
+        let shown = directory.display().to_string();
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()),
+            Err(error) => return problems.error(shown, format!("cannot be listed: {error}")),
+        };
+        let is_yaml = |path: &PathBuf| {
+            let extension = path.extension().unwrap_or_default();
+            (extension == "yml" || extension == "yaml") && path.is_file()
+        };
+        let mut files: Vec<PathBuf> = entries.filter(is_yaml).collect();
+        files.sort();
+        for file in &files {
+            self.add_file(file, problems);
+        }
+        if files.is_empty() {
+            problems.error(shown, "is a directory without *.yml or *.yaml files");
         }
     }
 

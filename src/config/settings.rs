@@ -206,12 +206,17 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
             .log_format
             .or_else(|| node.parsed("log_format", parse_log_format))
             .unwrap_or_default(),
-        log_level: over
-            .log_level
-            .clone()
-            .or_else(|| node.string("log_level"))
-            .unwrap_or_else(|| "info".to_owned()),
+        log_level: log_level(node, over),
     }
+}
+
+fn log_level(node: &Node<'_>, over: &Overrides) -> String {
+    let level = over.log_level.clone().or_else(|| node.string("log_level"));
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    if let Err(message) = crate::telemetry::filter(&level) {
+        node.error("log_level", message);
+    }
+    level
 }
 
 fn name(node: &Node<'_>, over: &Overrides) -> String {

@@ -3,7 +3,11 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod configuration;
+mod configuration_commands;
+mod configuration_problems;
 mod isolation;
 mod kill_at_every_step;
 mod main_path;
+mod own_daemon;
 mod recovery;

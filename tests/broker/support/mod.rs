@@ -3,12 +3,16 @@
 
 mod broker;
 mod client;
+mod command;
+mod daemon;
 mod docker;
 mod redis;
 mod services;
 
 pub(crate) use broker::{Builder, TestBroker};
 pub(crate) use client::{Client, Reply};
+pub(crate) use command::{Finished, docker_broker, finish};
+pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
 pub(crate) use redis::Redis;
 pub(crate) use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};

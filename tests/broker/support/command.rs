@@ -1,0 +1,31 @@
+//! The command line, run to its end.
+
+use std::process::Command;
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `docker-broker ARGS`.
+pub(crate) fn docker_broker(args: &[&str]) -> Finished {
+    finish(Command::new(env!("CARGO_BIN_EXE_docker-broker")).args(args))
+}
+
+/// Runs a prepared command.
+pub(crate) fn finish(command: &mut Command) -> Finished {
+    // What the developer's shell says must not matter.
+    for name in ["CONFIG", "USERNAME", "PASSWORD"] {
+        command.env_remove(format!("DOCKER_BROKER_{name}"));
+    }
+    let output = command.output().expect("the command can be started");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Finished {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
