@@ -3,4 +3,6 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod catalog;
 mod main_path;
+mod openapi;
