@@ -4,5 +4,8 @@
 mod support;
 
 mod catalog;
+mod deprovision;
 mod main_path;
 mod openapi;
+mod parameters;
+mod provision;
