@@ -12,7 +12,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{ContainerFacts, DockerError, Engine};
@@ -74,11 +74,15 @@ impl Engine {
         let mut facts = self.look(name).await?;
         let mut looked = Instant::now();
         loop {
-            let last = match self.attempt(name, &facts, &readiness.check, ports).await {
-                Ok(()) => return Ok(()),
-                Err(last) => last,
+            let attempt = self.attempt(name, &facts, &readiness.check, ports);
+            let last = match timeout_at(end, attempt).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(last)) => last,
+                Err(_) => "no answer yet".to_owned(),
             };
             if Instant::now() + pause >= end {
+                // That its process has ended says more than that it does not answer.
+                self.look(name).await?;
                 return Err(NotReady::TimedOut { limit: readiness.timeout, last });
             }
             sleep(pause).await;

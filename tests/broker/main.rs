@@ -3,11 +3,16 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod catalog;
 mod configuration;
 mod configuration_commands;
 mod configuration_problems;
+mod deprovision;
 mod isolation;
 mod kill_at_every_step;
 mod main_path;
+mod openapi;
 mod own_daemon;
+mod parameters;
+mod provision;
 mod recovery;

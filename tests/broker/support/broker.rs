@@ -61,6 +61,12 @@ impl Builder {
         self
     }
 
+    /// Serves [`super::switch_yaml`] instead of the quick redis.
+    pub(crate) fn switch(self, timeout: &str) -> Self {
+        let (service, plan) = super::SWITCH;
+        self.yaml(super::switch_yaml(timeout, ""), service, plan)
+    }
+
     /// Serves shipped files instead of the quick redis; requests are about the first one.
     pub(crate) fn services(mut self, files: &[PathBuf]) -> Self {
         self.yaml = None;

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, openapi};
 
 /// What the broker answered.
 #[derive(Debug, Clone)]
@@ -29,6 +29,11 @@ impl Reply {
     pub(crate) fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.bytes));
         self.json()
+    }
+
+    /// A header, if it is there and readable.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     pub(crate) fn description(&self) -> String {
@@ -86,7 +91,7 @@ impl Client {
         format!("Basic {login}")
     }
 
-    /// A request as a platform makes it.
+    /// A request as a platform makes it. The reply has to be one that OSB 2.17 allows.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Reply {
         let authorization = self.authorization();
         let headers = [
@@ -95,7 +100,11 @@ impl Client {
             ("content-type", "application/json"),
         ];
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        self.raw(method, path, &headers, body).await.expect("the broker answers")
+        let reply = self.raw(method.clone(), path, &headers, body).await;
+        let reply = reply.expect("the broker answers");
+        let violations = openapi::violations(&method, path, &reply);
+        assert!(violations.is_empty(), "{method} {path}: {violations:?}\n{reply:?}");
+        reply
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
@@ -127,6 +136,26 @@ impl Client {
         })
     }
 
+    /// Body of a provision with these parameters.
+    pub(crate) fn body_with(&self, parameters: &Value) -> Value {
+        let mut body = self.provision_body();
+        body["parameters"] = parameters.clone();
+        body
+    }
+
+    /// Body of a request about the service and its plan.
+    pub(crate) fn ids_body(&self) -> Value {
+        json!({ "service_id": self.service_id, "plan_id": self.plan_id })
+    }
+
+    /// Provisions an instance of [`super::switch_yaml`] that never becomes ready; its operation.
+    pub(crate) async fn provision_silent(&self, instance: &str) -> String {
+        let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
+        let body = self.body_with(&json!({ "mode": "silent" }));
+        let accepted = self.put(&path, &body).await.expect(202);
+        accepted["operation"].as_str().expect("an operation").to_owned()
+    }
+
     /// Provisions and waits for the answer.
     pub(crate) async fn provision(&self, instance: &str) -> Reply {
         self.put(&format!("/v2/service_instances/{instance}"), &self.provision_body()).await
@@ -140,7 +169,7 @@ impl Client {
 
     pub(crate) async fn bind(&self, instance: &str, binding: &str) -> Reply {
         let path = format!("/v2/service_instances/{instance}/service_bindings/{binding}");
-        self.put(&path, &json!({ "service_id": self.service_id, "plan_id": self.plan_id })).await
+        self.put(&path, &self.ids_body()).await
     }
 
     pub(crate) async fn unbind(&self, instance: &str, binding: &str) -> Reply {

@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod daemon;
 mod docker;
+mod openapi;
 mod redis;
 mod services;
 
@@ -15,7 +16,9 @@ pub(crate) use command::{Finished, docker_broker, finish};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
 pub(crate) use redis::Redis;
-pub(crate) use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
+pub(crate) use services::{
+    REDIS, SWITCH, busybox_service, plan_of, redis_yaml, service_file, switch_yaml,
+};
 
 use std::{future::Future, time::Duration};
 

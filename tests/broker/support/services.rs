@@ -82,3 +82,51 @@ pub(crate) fn plan_of(path: &Path) -> (String, String) {
     let service = &catalog.services()[0];
     (service.id.clone(), service.plans[0].id.clone())
 }
+
+/// Service and first plan of [`switch_yaml`].
+pub(crate) const SWITCH: (&str, &str) = ("switch-service", "switch-plan");
+
+/// A service whose parameter `mode` says how its container behaves: it answers HTTP at once, or
+/// `silent` never does, or it is `broken` and ends. Plan `switch-second` and the plan
+/// `other-plan` of `other-service`, which cannot be bound, are alike. `timeout` is that of the
+/// readiness check; `extra` are more keys of the first plan, indented by four blanks.
+pub(crate) fn switch_yaml(timeout: &str, extra: &str) -> String {
+    let plan = |id: &str, extra: &str| {
+        format!(
+            r#"
+  - id: {id}
+    name: {id}
+    description: a plan
+    parameters: {{mode: MODE, colour: COLOUR}}
+    container:
+      image: busybox
+      tag: '1'
+      command:
+      - sh
+      - -c
+      - |
+        case "$MODE" in
+          silent) exec sleep 1000 ;;
+          broken) exit 3 ;;
+          *) exec httpd -f -p 8080 ;;
+        esac
+      expose_ports: [8080/tcp]
+      restart: 'no'
+      readiness: {{tcp: 8080/tcp, timeout: {timeout}}}
+      stop_timeout: 0s
+    credentials:
+      password: {{key: SECRET}}
+{extra}"#
+        )
+    };
+    format!(
+        "services:\n- id: {}\n  name: switch\n  description: a switch\n  plans:{}{}\n\
+         - id: other-service\n  name: other\n  description: another\n  bindable: false\n  \
+         plan_updateable: false\n  plans:{}{}",
+        SWITCH.0,
+        plan(SWITCH.1, extra),
+        plan("switch-second", ""),
+        plan("other-plan", ""),
+        plan("other-second", ""),
+    )
+}

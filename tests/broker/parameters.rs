@@ -1,0 +1,135 @@
+//! Developers' parameters: which are taken, and what becomes of them.
+
+use serde_json::{Value, json};
+
+use crate::support::{SWITCH, TestBroker, docker_ok, switch_yaml};
+
+/// Environment of a container.
+fn environment(container: &str) -> Vec<String> {
+    let text = docker_ok(&["inspect", "--format", "{{json .Config.Env}}", container]);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn has(container: &str, variable: &str) -> bool {
+    environment(container).iter().any(|known| known == variable)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declared_parameters_reach_the_container_and_others_are_refused() {
+    let broker = TestBroker::builder().switch("20s").start().await;
+    let client = &broker.client;
+    let path = "/v2/service_instances/i";
+    for (parameters, name) in [
+        (json!({"size": 1}), "size"),
+        (json!({"MODE": "on"}), "MODE"),
+        (json!({"colour": "red", "LD_PRELOAD": "x"}), "LD_PRELOAD"),
+        (json!({"colour": null}), "colour"),
+        (json!({"colour": "a\u{0}b"}), "colour"),
+    ] {
+        let reply = client.put(path, &client.body_with(&parameters)).await;
+        reply.expect(400);
+        assert!(reply.description().contains(name), "{}", reply.description());
+    }
+    assert_eq!(broker.containers(), [""; 0]);
+    let colour = "red = $HOME \"ä\"\n--flag";
+    client.put(path, &client.body_with(&json!({"colour": colour}))).await.expect(201);
+    let container = broker.container("i");
+    assert!(has(&container, &format!("COLOUR={colour}")), "{:?}", environment(&container));
+    assert!(!environment(&container).iter().any(|known| known.starts_with("MODE=")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_do_not_fit_the_schema_are_refused_by_name() {
+    let extra = r"
+    schemas:
+      service_instance:
+        create:
+          parameters:
+            type: object
+            additionalProperties: false
+            required: [colour]
+            properties: {colour: {enum: [red, green]}, mode: {type: string, maxLength: 9}}
+        update:
+          parameters:
+            type: object
+            additionalProperties: false
+            properties: {colour: {enum: [red, green]}}
+      service_binding:
+        create:
+          parameters:
+            type: object
+            additionalProperties: false
+            properties: {read_only: {type: boolean}}
+";
+    let yaml = switch_yaml("20s", extra);
+    let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    let client = &broker.client;
+    let path = "/v2/service_instances/i";
+    for (parameters, name) in [
+        (json!({}), "colour"),
+        (json!({"colour": "blue"}), "colour"),
+        (json!({"colour": "red", "mode": 1}), "mode"),
+        (json!({"colour": "red", "shape": "round"}), "shape"),
+    ] {
+        let reply = client.put(path, &client.body_with(&parameters)).await;
+        reply.expect(400);
+        assert!(reply.description().contains(name), "{}", reply.description());
+    }
+    client.put(path, &client.body_with(&json!({"colour": "red"}))).await.expect(201);
+
+    let mut update = client.ids_body();
+    for (parameters, name) in [(json!({"colour": 1}), "colour"), (json!({"mode": "x"}), "mode")] {
+        update["parameters"] = parameters;
+        let reply = client.patch(path, &update).await;
+        reply.expect(400);
+        assert!(reply.description().contains(name), "{}", reply.description());
+    }
+    update["parameters"] = json!({"colour": "green"});
+    client.patch(path, &update).await.expect(200);
+    assert!(has(&broker.container("i"), "COLOUR=green"));
+
+    let binding = format!("{path}/service_bindings/b");
+    let mut bind = client.ids_body();
+    bind["parameters"] = json!({"read_only": "yes"});
+    let reply = client.put(&binding, &bind).await;
+    reply.expect(400);
+    assert!(reply.description().contains("read_only"), "{}", reply.description());
+    client.unbind("i", "b").await.expect(410);
+    bind["parameters"] = json!({"read_only": true});
+    client.put(&binding, &bind).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_plan_takes_any_harmless_parameter_as_environment() {
+    let yaml = switch_yaml("20s", "").replace("    parameters: {mode: MODE, colour: COLOUR}\n", "");
+    let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    let client = &broker.client;
+    let path = "/v2/service_instances/i";
+    let put = async |parameters: &Value| client.put(path, &client.body_with(parameters)).await;
+    for name in [
+        "SECRET",
+        "PATH",
+        "HOME",
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "BASH_ENV",
+        "OSB_X",
+        "a-b",
+        "A=B",
+        "1A",
+        "",
+        "A B",
+        "ä",
+    ] {
+        let reply = put(&json!({ name: "x" })).await;
+        reply.expect(400);
+        assert!(reply.description().contains(&format!("{name:?}")), "{}", reply.description());
+    }
+    client.deprovision("i").await.expect(410);
+    let options = json!({"JAVA_OPTS": "-Dx=y -Dz=w", "count": 7, "on": true, "list": [1, "a"]});
+    put(&options).await.expect(201);
+    let container = broker.container("i");
+    for variable in ["JAVA_OPTS=-Dx=y -Dz=w", "count=7", "on=true", "list=[1,\"a\"]"] {
+        assert!(has(&container, variable), "{variable}: {:?}", environment(&container));
+    }
+}
