@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a test ends with what it did not find")]
+#![expect(clippy::print_stdout, reason = "the log of a broker is shown when its test fails")]
 //! The broker as a platform and its operator see it: the real binary, real dockerd, real servers.
 
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
@@ -8,6 +10,7 @@ mod configuration;
 mod configuration_commands;
 mod configuration_problems;
 mod deprovision;
+mod dockerd_away;
 mod isolation;
 mod kill_at_every_step;
 mod main_path;
