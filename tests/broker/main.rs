@@ -19,3 +19,4 @@ mod own_daemon;
 mod parameters;
 mod provision;
 mod recovery;
+mod shipped_services;
