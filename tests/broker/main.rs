@@ -10,6 +10,7 @@ mod configuration;
 mod configuration_commands;
 mod configuration_problems;
 mod deprovision;
+mod disk_full;
 mod dockerd_away;
 mod isolation;
 mod kill_at_every_step;

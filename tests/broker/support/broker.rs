@@ -94,6 +94,13 @@ impl Builder {
 
     /// Starts it and waits until it listens.
     pub(crate) async fn start_unready(self) -> TestBroker {
+        let mut broker = self.prepare();
+        broker.launch().await;
+        broker
+    }
+
+    /// Everything but starting it: its data directory is there, and empty.
+    pub(crate) fn prepare(self) -> TestBroker {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut broker = TestBroker {
             builder: self,
@@ -109,7 +116,6 @@ impl Builder {
             },
         };
         (broker.client.service_id, broker.client.plan_id) = broker.builder.ids.clone();
-        broker.launch().await;
         broker
     }
 }
