@@ -3,9 +3,13 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod bindings;
 mod catalog;
+mod concurrency;
 mod deprovision;
+mod headers;
 mod main_path;
 mod openapi;
 mod parameters;
 mod provision;
+mod update;
