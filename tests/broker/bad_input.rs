@@ -26,15 +26,7 @@ async fn assert_unharmed(broker: &TestBroker, catalog: &Value) {
 }
 
 async fn send(client: &Client, method: Method, path: &str, body: Vec<u8>) -> Reply {
-    let authorization = client.authorization();
-    let headers = [("authorization", authorization.as_str()), ("x-broker-api-version", "2.17")];
-    client.raw(method, path, &headers, body).await.unwrap()
-}
-
-#[track_caller]
-fn assert_problem(reply: &Reply, status: u16) {
-    assert!(!reply.expect(status)["description"].as_str().unwrap().is_empty());
-    assert_eq!(reply.header("content-type"), Some("application/json"));
+    client.with_login(method, path, &[("x-broker-api-version", "2.17")], body).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +71,7 @@ async fn a_body_that_is_no_json_object_is_a_bad_request() {
         ] {
             let reply = send(client, method, path, body.clone()).await;
             assert_eq!(reply.status, 400, "body {index}: {:?}", reply.bytes);
-            assert_problem(&reply, 400);
+            reply.expect_problem(400);
         }
     }
     assert_unharmed(&broker, &catalog).await;
@@ -110,10 +102,10 @@ async fn a_body_over_the_limit_is_refused_whether_its_length_is_declared_or_not(
     body["context"] = json!({ "long": "x".repeat(64 << 10) });
     let body = body.to_string();
     let declared = send(client, Method::PUT, INSTANCE, body.clone().into_bytes()).await;
-    assert_problem(&declared, 413);
+    declared.expect_problem(413);
     assert_eq!(declared.header("connection"), Some("close"));
     let nested = "[".repeat(100_000).into_bytes();
-    assert_problem(&send(client, Method::PUT, INSTANCE, nested).await, 413);
+    send(client, Method::PUT, INSTANCE, nested).await.expect_problem(413);
 
     let mut chunked = Connection::open(client).await;
     let head = client.head(&format!("PUT {INSTANCE}"), "Transfer-Encoding: chunked\r\n\r\n");
@@ -198,7 +190,7 @@ async fn wrong_methods_and_unknown_routes_are_told_so() {
             let body = client.provision_body().to_string().into_bytes();
             let reply = send(client, method.clone(), path, body).await;
             assert_eq!(reply.status, 405, "{method} {path}");
-            assert_problem(&reply, 405);
+            reply.expect_problem(405);
             assert_eq!(reply.header("allow"), Some(allowed));
         }
     }
@@ -222,7 +214,7 @@ async fn wrong_methods_and_unknown_routes_are_told_so() {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
             let reply = send(client, method.clone(), path, Vec::new()).await;
             assert_eq!(reply.status, 404, "{method} {path}");
-            assert_problem(&reply, 404);
+            reply.expect_problem(404);
         }
     }
     let mut star = Connection::open(client).await;

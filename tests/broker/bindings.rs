@@ -10,7 +10,7 @@ fn path(instance: &str, binding: &str) -> String {
 
 async fn bind_with(client: &Client, instance: &str, binding: &str, more: &Value) -> Reply {
     let mut body = client.ids_body();
-    for (key, value) in more.as_object().unwrap() {
+    for (key, value) in more.as_object().expect("an object") {
         body[key] = value.clone();
     }
     client.put(&path(instance, binding), &body).await
@@ -120,7 +120,8 @@ async fn a_binding_belongs_to_its_instance() {
     let broker = TestBroker::builder().switch("20s").start().await;
     let client = &broker.client;
     let (one, two) = tokio::join!(client.provision("one"), client.provision("two"));
-    (one.expect(201), two.expect(201));
+    one.expect(201);
+    two.expect(201);
     let mine = client.bind("one", "b").await.expect(201);
     client.get(&path("two", "b")).await.expect(404);
     client.get(&format!("{}/last_operation", path("two", "b"))).await.expect(404);

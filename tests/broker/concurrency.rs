@@ -51,15 +51,14 @@ async fn the_same_provision_ten_times_at_once_makes_one_instance() {
 
 /// Asks a Redis over its published port, as an application does.
 async fn ping(credentials: &Value) -> String {
-    let (host, port) = (&credentials["host"], &credentials["port"]);
-    let address = format!("{}:{}", host.as_str().unwrap(), port.as_str().unwrap());
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let password = credentials["password"].as_str().unwrap();
-    let command = format!("AUTH {password}\r\nPING\r\nQUIT\r\n");
-    stream.write_all(command.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text
+    let text = |key: &str| credentials[key].as_str().expect("a string");
+    let address = format!("{}:{}", text("host"), text("port"));
+    let mut stream = TcpStream::connect(address).await.expect("Redis accepts connections");
+    let command = format!("AUTH {}\r\nPING\r\nQUIT\r\n", text("password"));
+    stream.write_all(command.as_bytes()).await.expect("Redis reads");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.expect("Redis answers");
+    reply
 }
 
 #[tokio::test(flavor = "multi_thread")]

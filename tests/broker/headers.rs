@@ -29,15 +29,7 @@ const ORIGIN: &str = "x-broker-api-originating-identity";
 
 /// A GET with the broker's login and these headers only.
 async fn get(client: &Client, path: &str, more: &[(&str, &str)]) -> Reply {
-    let authorization = client.authorization();
-    let headers = [&[("authorization", authorization.as_str())], more].concat();
-    client.raw(Method::GET, path, &headers, "").await.unwrap()
-}
-
-#[track_caller]
-fn assert_problem(reply: &Reply, status: u16) {
-    assert!(!reply.expect(status)["description"].as_str().unwrap().is_empty());
-    assert_eq!(reply.header("content-type"), Some("application/json"));
+    client.with_login(Method::GET, path, more, "").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +42,7 @@ async fn any_2_x_is_served_and_other_versions_are_refused_with_a_hint() {
     }
     for version in ["1.0", "3.0", "0.2", "12.17", "20.17"] {
         let reply = get(client, "/v2/catalog", &[("x-broker-api-version", version)]).await;
-        assert_problem(&reply, 412);
+        reply.expect_problem(412);
         assert!(reply.description().contains("2.17"), "{}", reply.description());
     }
     for version in ["", "2", "2.", ".17", "latest", "2.17.1", "-2.17", "2.99999999999", "2.ä"] {
@@ -59,7 +51,7 @@ async fn any_2_x_is_served_and_other_versions_are_refused_with_a_hint() {
         assert!(!reply.description().is_empty());
     }
     let reply = get(client, "/v2/catalog", &[]).await;
-    assert_problem(&reply, 400);
+    reply.expect_problem(400);
     assert!(reply.description().contains("X-Broker-API-Version"), "{}", reply.description());
 }
 
@@ -67,11 +59,10 @@ async fn any_2_x_is_served_and_other_versions_are_refused_with_a_hint() {
 async fn a_refused_version_has_no_effect() {
     let broker = TestBroker::builder().switch("20s").start().await;
     let client = &broker.client;
-    let (body, authorization) = (client.provision_body().to_string(), client.authorization());
+    let body = client.provision_body().to_string();
     let path = "/v2/service_instances/i";
     for version in [&[][..], &[("x-broker-api-version", "1.0")][..]] {
-        let headers = [&[("authorization", authorization.as_str())], version].concat();
-        let reply = client.raw(Method::PUT, path, &headers, body.clone()).await.unwrap();
+        let reply = client.with_login(Method::PUT, path, version, body.clone()).await;
         assert!(matches!(reply.status, 400 | 412), "{}", reply.status);
     }
     client.deprovision("i").await.expect(410);
@@ -83,7 +74,7 @@ async fn the_version_may_be_missing_where_the_operator_allows_it() {
     let broker = TestBroker::builder().setting("require_api_version: false").start_unready().await;
     assert_eq!(get(&broker.client, "/v2/catalog", &[]).await.status, 200);
     let old = get(&broker.client, "/v2/catalog", &[("x-broker-api-version", "1.0")]).await;
-    assert_problem(&old, 412);
+    old.expect_problem(412);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +171,7 @@ async fn every_request_without_the_right_login_is_unauthorized() {
             let mut headers = vec![("x-broker-api-version", "2.17")];
             headers.extend(authorization.as_ref().map(|value| ("authorization", value.as_str())));
             let reply = client.raw(method.clone(), path, &headers, "{}").await.unwrap();
-            assert_problem(&reply, 401);
+            reply.expect_problem(401);
             let challenge = reply.header("www-authenticate").unwrap();
             assert!(challenge.starts_with("Basic realm="), "{challenge}");
             assert!(!String::from_utf8_lossy(&reply.bytes).contains(password));
@@ -210,7 +201,7 @@ async fn health_is_told_to_anybody_but_nothing_else_is() {
     }
     for path in ["/healthz/", "/healthz/x", "/readyz%2F", "/v2/catalog;/healthz"] {
         let reply = client.raw(Method::GET, path, &[], "").await.unwrap();
-        assert_problem(&reply, 401);
+        reply.expect_problem(401);
     }
     let log: Vec<Value> = broker.log();
     assert!(!log.is_empty() && !broker.log_text().contains(&client.password));

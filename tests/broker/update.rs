@@ -8,7 +8,7 @@ use crate::support::{
 
 /// Runs a Redis command with the credentials of a binding.
 fn redis(credentials: &Value, command: &[&str]) -> String {
-    let uri = credentials["uri"].as_str().unwrap();
+    let uri = credentials["uri"].as_str().expect("a uri");
     let (ok, text) = in_image(
         "redis:7",
         &[],
@@ -24,7 +24,7 @@ fn inspect(container: &str, format: &str) -> String {
 
 async fn update(client: &Client, instance: &str, more: &Value) -> crate::support::Reply {
     let mut body = json!({ "service_id": client.service_id });
-    for (key, value) in more.as_object().unwrap() {
+    for (key, value) in more.as_object().expect("an object") {
         body[key] = value.clone();
     }
     client.patch(&format!("/v2/service_instances/{instance}"), &body).await

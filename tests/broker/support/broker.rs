@@ -223,7 +223,7 @@ impl TestBroker {
             found.ok_or_else(|| self.log_text())
         })
         .await;
-        self.client.address = url.trim_start_matches("http://").to_owned();
+        url.trim_start_matches("http://").clone_into(&mut self.client.address);
     }
 
     fn write_settings(&self) {
