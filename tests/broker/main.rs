@@ -5,13 +5,19 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod bad_connections;
+mod bad_input;
+mod bindings;
 mod catalog;
+mod concurrency;
 mod configuration;
 mod configuration_commands;
 mod configuration_problems;
 mod deprovision;
 mod disk_full;
 mod dockerd_away;
+mod headers;
+mod ids;
 mod isolation;
 mod kill_at_every_step;
 mod main_path;
@@ -21,3 +27,4 @@ mod parameters;
 mod provision;
 mod recovery;
 mod shipped_services;
+mod update;
