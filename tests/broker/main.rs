@@ -6,5 +6,8 @@ mod support;
 mod configuration;
 mod configuration_commands;
 mod configuration_problems;
+mod images;
+mod images_directory;
+mod images_registries;
 mod main_path;
 mod own_daemon;

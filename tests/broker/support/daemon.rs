@@ -41,8 +41,15 @@ impl Daemon {
             name,
             child: None,
         };
+        daemon.configure("{}");
         daemon.start_again().await;
         daemon
+    }
+
+    /// Gives it another `daemon.json` for the next start.
+    pub(crate) fn configure(&self, json: &str) {
+        let file = self.directory.path().join("daemon.json");
+        fs::write(file, json).expect("its configuration can be written");
     }
 
     /// URL for `docker_url` and `docker -H`.
@@ -104,7 +111,6 @@ impl Daemon {
     /// Starts it on the same data after [`Daemon::stop`] or [`Daemon::kill`].
     pub(crate) async fn start_again(&mut self) {
         let path = |name: &str| self.directory.path().join(name);
-        fs::write(path("daemon.json"), "{}").expect("its configuration can be written");
         let log = fs::File::options().create(true).append(true).open(path("log"));
         let log = log.expect("its log can be opened");
         // What the machine's own daemon uses works here.

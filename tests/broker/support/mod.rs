@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod daemon;
 mod docker;
+mod registry;
 mod services;
 
 pub use broker::{Builder, TestBroker};
@@ -13,6 +14,7 @@ pub use client::{Client, Reply};
 pub(crate) use command::{Finished, docker_broker, finish};
 pub(crate) use daemon::Daemon;
 pub use docker::{docker, docker_ok, in_image, remove_labelled};
+pub(crate) use registry::{PASSWORD, Registry, USERNAME};
 pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
 
 use std::{future::Future, time::Duration};
