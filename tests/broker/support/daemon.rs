@@ -67,11 +67,14 @@ impl Daemon {
         format!("10.88.{}.1", self.network)
     }
 
-    /// A broker on the host that uses this daemon.
+    /// A broker that uses this daemon. It runs in its namespace, where it can reach the
+    /// containers themselves, and listens on [`Daemon::address`].
     pub(crate) fn broker(&self) -> Builder {
         Builder::default()
             .setting(format!("docker_url: {}", self.socket()))
             .setting(format!("external_ip: {}", self.address()))
+            .setting(format!("listen_address: {}", self.address()))
+            .namespace(&self.namespace())
     }
 
     /// Runs `docker ARGS` on it.

@@ -11,7 +11,7 @@ mod services;
 
 pub use broker::{Builder, TestBroker};
 pub use client::{Client, Reply};
-pub(crate) use command::{Finished, docker_broker, finish};
+pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub use docker::{docker, docker_ok, in_image, remove_labelled};
 pub(crate) use registry::{PASSWORD, Registry, USERNAME};
