@@ -1,6 +1,6 @@
 //! Instances cannot reach one another, and sharing bridges costs nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::fs::MetadataExt};
 
 use serde_json::json;
 
@@ -70,7 +70,6 @@ async fn containers_are_hardened_limited_and_published_on_one_address() {
     assert_eq!(labels["plan_id"], broker.client.plan_id);
     let source = host["Mounts"][0]["Source"].as_str().unwrap();
     let metadata = std::fs::metadata(source).unwrap();
-    use std::os::unix::fs::MetadataExt;
     assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (999, 999, 0o700));
     let sockets = container["Mounts"].as_array().unwrap().len();
     assert_eq!(sockets, 1, "nothing but its directory is mounted");
