@@ -94,12 +94,19 @@ async fn fetch_images(configuration: &Configuration) -> anyhow::Result<ExitCode>
     let engine = Arc::new(serve::engine(settings));
     prepare_registries(&settings.registries, &settings.docker_certificates_directory)?;
     let images = Images::new(engine, settings, &configuration.catalog, progress);
-    images.load_directory().await?;
+    let broken = images.load_directory().await;
+    for error in &broken {
+        say(&mut io::stderr(), &format!("docker-broker: {}", telemetry::Chain(error)));
+    }
     let failed = images.fetch_all().await;
     for (image, message) in &failed {
         say(&mut io::stderr(), &format!("docker-broker: {image}: {message}"));
     }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) })
+    Ok(if broken.is_empty() && failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_RUNTIME)
+    })
 }
 
 /// Writes a line; a closed pipe (`| head`) is no error.

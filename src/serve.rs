@@ -7,10 +7,12 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use rand::{Rng, distr::Alphanumeric};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,6 +31,8 @@ const LOCK_FILE: &str = "lock";
 const PASSWORD_FILE: &str = "broker-password";
 const KEY_FILE: &str = "encryption-key";
 const GENERATED_CHARACTERS: usize = 40;
+/// Between two looks whether dockerd is there.
+const DOCKER_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves until a signal.
 ///
@@ -108,7 +112,12 @@ pub fn engine(settings: &Settings) -> Engine {
     })
 }
 
+/// Never ends: an image may be lost at any time.
 async fn obtain_images(settings: Settings, engine: Arc<Engine>, images: Arc<Images>) {
+    // Recovery waits as well, and says so.
+    while engine.ping().await.is_err() {
+        sleep(DOCKER_PAUSE).await;
+    }
     match registry_problems(&engine, &settings.registries).await {
         Ok(problems) => {
             for problem in problems {
@@ -117,13 +126,10 @@ async fn obtain_images(settings: Settings, engine: Arc<Engine>, images: Arc<Imag
         }
         Err(error) => tracing::warn!(error = %Chain(&error), "registries could not be checked"),
     }
-    if let Err(error) = images.load_directory().await {
+    for error in images.load_directory().await {
         tracing::error!(error = %Chain(&error), "cannot load images from the images directory");
     }
-    if settings.fetch_images {
-        images.keep_fetching().await;
-        tracing::info!("all images are here");
-    }
+    images.keep_fetching(settings.fetch_images).await;
 }
 
 async fn recover(broker: Arc<Broker>) {
@@ -232,6 +238,6 @@ fn generated(path: &Path, what: &str) -> anyhow::Result<String> {
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&draft, path))
         .with_context(|| format!("cannot write {}", path.display()))?;
-    tracing::info!(file = %path.display(), "generated a {what}");
+    tracing::info!(file = %path.display(), "generated the {what}");
     Ok(secret)
 }

@@ -43,6 +43,9 @@ pub fn load(
     for pattern in service_files {
         found.add_pattern(pattern, &problems);
     }
+    if found.places.is_empty() && !found.any_file {
+        problems.warning("services", "none are configured; give some with --services PATH");
+    }
     uniqueness::check(&found.services, &found.places, &problems);
     let catalog = Catalog::new(found.services);
     let problems = problems.into_vec();
@@ -66,6 +69,8 @@ pub fn load_services(service_files: &[PathBuf]) -> (Option<Catalog>, Vec<Problem
 struct Found {
     services: Vec<Service>,
     places: Vec<String>,
+    /// Whether any file was named; one without services has a message of its own.
+    any_file: bool,
 }
 
 impl Found {
@@ -76,6 +81,7 @@ impl Found {
 
     /// A file, every `*.yml` and `*.yaml` of a directory, or a glob.
     fn add_pattern(&mut self, pattern: &Path, problems: &Problems) {
+        self.any_file = true;
         let shown = pattern.display().to_string();
         if pattern.is_dir() {
             return self.add_directory(pattern, problems);

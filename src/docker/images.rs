@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -86,6 +86,20 @@ struct Entry {
     turn: tokio::sync::Mutex<()>,
 }
 
+/// Tarballs of a directory, in the order of their names.
+fn tarballs(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut tarballs = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        if [".tar", ".tgz", ".tar.gz"].iter().any(|end| name.ends_with(end)) {
+            tarballs.push(path);
+        }
+    }
+    tarballs.sort();
+    Ok(tarballs)
+}
+
 /// All images of the configuration.
 pub struct Images {
     engine: Arc<Engine>,
@@ -157,37 +171,25 @@ impl Images {
         self.references().into_iter().map(|image| (image.clone(), self.status(&image))).collect()
     }
 
-    /// Loads the tarballs of the images directory, if there is one.
-    ///
-    /// # Errors
-    /// The first [`DockerError`]; the other tarballs are loaded all the same.
-    pub async fn load_directory(&self) -> Result<usize, DockerError> {
-        let Some(directory) = &self.directory else { return Ok(0) };
-        let failed = |source| DockerError::File {
-            verb: "list",
-            path: directory.display().to_string(),
-            source,
-        };
-        let mut tarballs = Vec::new();
-        for entry in std::fs::read_dir(directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-            if [".tar", ".tgz", ".tar.gz"].iter().any(|end| name.ends_with(end)) {
-                tarballs.push(path);
+    /// Loads the tarballs of the images directory, if there is one. Returns what could not be
+    /// loaded; everything else is here then.
+    pub async fn load_directory(&self) -> Vec<DockerError> {
+        let Some(directory) = &self.directory else { return Vec::new() };
+        let tarballs = match tarballs(directory) {
+            Ok(tarballs) => tarballs,
+            Err(source) => {
+                let path = directory.display().to_string();
+                return vec![DockerError::File { verb: "list", path, source }];
             }
-        }
-        tarballs.sort();
-        let mut outcome = Ok(tarballs.len());
+        };
+        let mut failed = Vec::new();
         for tarball in tarballs {
             match self.engine.load_images(&tarball).await {
                 Ok(()) => tracing::info!(file = %tarball.display(), "loaded images"),
-                Err(error) if outcome.is_ok() => outcome = Err(error),
-                Err(error) => {
-                    tracing::error!(file = %tarball.display(), error = %crate::telemetry::Chain(&error), "cannot load images");
-                }
+                Err(error) => failed.push(error),
             }
         }
-        outcome
+        failed
     }
 
     /// Obtains every image once, side by side with a bound. Returns those that cannot be had.
@@ -200,21 +202,39 @@ impl Images {
         futures_util::future::join_all(fetches).await.into_iter().flatten().collect()
     }
 
-    /// Obtains every image, and tries again for as long as one fails. Ends when all are here.
-    pub async fn keep_fetching(&self) {
+    /// Obtains every image (with `eagerly` off: only those that a provision asked for in vain), and
+    /// tries again for as long as one fails: its plans come back by themselves. Goes on for ever,
+    /// as an image may be lost at any time.
+    pub async fn keep_fetching(&self, eagerly: bool) {
+        let wanted = |status: &ImageStatus| match status {
+            ImageStatus::Ready(_) => false,
+            ImageStatus::Pending => eagerly,
+            ImageStatus::Failed(_) => true,
+        };
         let fetches = self.references().into_iter().map(async |image| {
-            let mut pause = FIRST_RETRY;
-            while let Err(error) = self.fetch(&image).await {
-                let wait = if error.is_transient { FIRST_RETRY } else { pause };
-                tracing::warn!(
-                    %image, error = error.message, retry_in_s = wait.as_secs(),
-                    "cannot obtain an image; its plans make no new instances"
-                );
-                sleep(wait).await;
-                pause = (wait * 2).min(LONGEST_RETRY);
+            let mut status = self.entry(&image, PullPolicy::Missing).status.subscribe();
+            // Its sender lives as long as the entry, which is never removed.
+            while status.wait_for(wanted).await.is_ok() {
+                self.fetch_until_here(&image).await;
             }
         });
         futures_util::future::join_all(fetches).await;
+    }
+
+    async fn fetch_until_here(&self, image: &ImageReference) {
+        let mut pause = FIRST_RETRY;
+        while let Err(error) = self.fetch(image).await {
+            let wait = if error.is_transient { FIRST_RETRY } else { pause };
+            tracing::warn!(
+                %image, error = error.message, retry_in_s = wait.as_secs(),
+                "cannot obtain an image; its plans make no new instances"
+            );
+            sleep(wait).await;
+            pause = (wait * 2).min(LONGEST_RETRY);
+        }
+        if self.statuses().iter().all(|(_, status)| matches!(status, ImageStatus::Ready(_))) {
+            tracing::info!("all images are here");
+        }
     }
 
     /// The facts of an image, obtained now if need be: what a provision waits for.

@@ -9,7 +9,7 @@
 //!
 //! # Invariants
 //!
-//! * One running operation per instance, kept by the state machine in [`state`] and by the schema.
+//! * One running operation per instance, kept by the state machine in `state.rs` and by the schema.
 //! * Different instances never wait for one another; no lock is held across a step.
 //! * A directory with data is removed only by a deprovision of that very instance, or by undoing
 //!   a provision that never succeeded.
@@ -36,7 +36,7 @@ mod update;
 mod work;
 
 pub use broker::{Broker, Limits, StartError, Status};
-pub use error::Refusal;
+pub use error::{InternalError, Refusal};
 pub use last_operation::Progress;
 pub use recover::Recovery;
 pub use requests::{

@@ -114,6 +114,9 @@ impl Broker {
         id: &str,
         containers: &HashMap<String, OwnedContainer>,
     ) -> Result<(), Failure> {
+        let cancel = self.stopping.child_token();
+        // An operation that runs already does what is needed.
+        let Some(_hold) = self.works.hold(id, cancel.clone()) else { return Ok(()) };
         let Some(instance) = self.find(id).await? else { return Ok(()) };
         if !instance.state.is_usable() {
             return Ok(());
@@ -121,7 +124,7 @@ impl Broker {
         let name = self.container_name(&instance.row.name);
         let standby = standby_name(&name);
         let deadline = Instant::now() + self.limits.operation_timeout;
-        let context = Context::unattended(self.stopping.child_token(), deadline);
+        let context = Context::unattended(cancel, deadline);
         let current = containers.get(&name);
         let is_current =
             current.is_some_and(|one| one.labels.generation == instance.row.generation);

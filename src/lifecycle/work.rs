@@ -19,6 +19,7 @@ use crate::{store::OperationRow, telemetry::Chain};
 /// An operation that a task works on.
 #[derive(Debug)]
 struct Work {
+    /// Empty for work that nobody asked for: bringing an instance back after a start.
     operation_id: String,
     cancel: CancellationToken,
     done: watch::Receiver<bool>,
@@ -68,6 +69,31 @@ impl Works {
         (work.operation_id == operation.id && !step.is_empty()).then_some(step)
     }
 
+    /// Takes hold of an instance that no task works on, for work that nobody asked for. An
+    /// operation that comes meanwhile cancels it, and waits for its end.
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        instance_id: &str,
+        cancel: CancellationToken,
+    ) -> Option<Hold> {
+        let mut works = self.lock();
+        if works.contains_key(instance_id) {
+            return None;
+        }
+        let (done, on_done) = watch::channel(false);
+        let work =
+            Work { operation_id: String::new(), cancel, done: on_done, step: Arc::default() };
+        works.insert(instance_id.to_owned(), work);
+        Some(Hold { works: Arc::clone(self), instance_id: instance_id.to_owned(), done })
+    }
+
+    fn end(&self, instance_id: &str, operation_id: &str) {
+        let mut works = self.lock();
+        if works.get(instance_id).is_some_and(|work| work.operation_id == operation_id) {
+            works.remove(instance_id);
+        }
+    }
+
     /// Asks the task that works on this operation to stop after its present step.
     pub(super) fn halt(&self, instance_id: &str, operation_id: &str) {
         if let Some(work) = self.lock().get(instance_id)
@@ -75,6 +101,21 @@ impl Works {
         {
             work.cancel.cancel();
         }
+    }
+}
+
+/// An instance in the hands of work that nobody asked for, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    works: Arc<Works>,
+    instance_id: String,
+    done: watch::Sender<bool>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.works.end(&self.instance_id, "");
+        self.done.send_replace(true);
     }
 }
 
@@ -95,17 +136,14 @@ impl Broker {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             if let Some(mut earlier) = earlier {
+                if earlier.operation_id.is_empty() {
+                    earlier.cancel.cancel();
+                }
                 // An error means that the task is gone, which is what is waited for.
                 drop(earlier.done.wait_for(|done| *done).await);
             }
             broker.run_logged(&operation, &context).await;
-            {
-                let mut works = broker.works.lock();
-                if works.get(&operation.instance_id).is_some_and(|w| w.operation_id == operation.id)
-                {
-                    works.remove(&operation.instance_id);
-                }
-            }
+            broker.works.end(&operation.instance_id, &operation.id);
             done.send_replace(true);
             broker.works.ended.send_modify(|count| *count += 1);
         });

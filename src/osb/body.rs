@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, header};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -14,9 +15,18 @@ const READ: Duration = Duration::from_secs(30);
 
 /// The body as a JSON object.
 pub(super) async fn object<B: Buf>(
+    headers: &HeaderMap,
     body: impl Stream<Item = Result<B, warp::Error>> + Send,
     limit_bytes: u64,
 ) -> Result<Map<String, Value>, Problem> {
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    // Not waited for: nothing of it would be used.
+    if declared
+        .and_then(|length| length.parse().ok())
+        .is_some_and(|length: u64| length > limit_bytes)
+    {
+        return Err(Problem::too_large(limit_bytes));
+    }
     let bytes = timeout(READ, read(body, limit_bytes)).await.map_err(|_| Problem::too_slow())??;
     // serde_json refuses more than 128 levels, and anything but UTF-8.
     match serde_json::from_slice(&bytes) {

@@ -27,7 +27,7 @@ pub(super) async fn handle<B: Buf>(
 ) -> Result<Answer, Problem> {
     let query = Query::parse(&head.query);
     let broker = Arc::clone(&api.broker);
-    let fields = async || body::object(stream, api.max_body_bytes).await.map(Fields);
+    let fields = async || body::object(&head.headers, stream, api.max_body_bytes).await.map(Fields);
     match route {
         Route::Catalog => Ok(api.catalog.answer(&head.headers)),
         Route::Provision(id) => {

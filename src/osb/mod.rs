@@ -5,7 +5,7 @@
 //! instances.
 //!
 //! warp drops a handler when its client disconnects, so whatever changes something runs in a task
-//! of its own ([`handlers`]). Every reply is JSON, whatever went wrong.
+//! of its own (`handlers.rs`). Every reply is JSON, whatever went wrong.
 
 mod auth;
 mod body;

@@ -15,7 +15,7 @@
 //!
 //! # Schema
 //!
-//! See [`migrations`]. Ids are text as the platform sent it. Secrets and developers' parameters
+//! See `migrations.rs`. Ids are text as the platform sent it. Secrets and developers' parameters
 //! are stored sealed (`credentials::Keyring`); this room never sees them in clear.
 
 mod bindings;

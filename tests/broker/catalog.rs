@@ -8,11 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::support::{Client, Reply, SWITCH, TestBroker, switch_yaml};
 
 async fn catalog_if(client: &Client, method: Method, if_none_match: Option<&str>) -> Reply {
-    let authorization = client.authorization();
-    let mut headers =
-        vec![("authorization", authorization.as_str()), ("x-broker-api-version", "2.17")];
+    let mut headers = vec![("x-broker-api-version", "2.17")];
     headers.extend(if_none_match.map(|value| ("if-none-match", value)));
-    client.raw(method, "/v2/catalog", &headers, "").await.unwrap()
+    client.with_login(method, "/v2/catalog", &headers, "").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +107,7 @@ fn as_it_was(service: &Value) -> Value {
             "metadata": plan["metadata"], "free": or(plan, "free", json!(true)),
         })
     };
-    let plans = service["plans"].as_array().unwrap();
+    let plans = service["plans"].as_array().expect("a list");
     json!({
         "id": service["id"], "name": service["name"], "description": service["description"],
         "bindable": or(service, "bindable", json!(true)),
@@ -123,9 +121,13 @@ fn as_it_was(service: &Value) -> Value {
 
 /// Splits an object into the keys of `known` and the names of the others.
 fn split(object: &Value, known: &Value) -> (Value, BTreeSet<String>) {
-    let known = known.as_object().unwrap();
-    let (mine, rest): (Map<_, _>, Map<_, _>) =
-        object.as_object().unwrap().clone().into_iter().partition(|(k, _)| known.contains_key(k));
+    let known = known.as_object().expect("an object");
+    let (mine, rest): (Map<_, _>, Map<_, _>) = object
+        .as_object()
+        .expect("an object")
+        .clone()
+        .into_iter()
+        .partition(|(k, _)| known.contains_key(k));
     (Value::Object(mine), rest.into_iter().map(|(key, _)| key).collect())
 }
 

@@ -5,18 +5,32 @@
 #[expect(dead_code, reason = "each part of the suite uses its own share of it")]
 mod support;
 
+mod bad_connections;
+mod bad_input;
+mod bindings;
 mod catalog;
+mod concurrency;
 mod configuration;
 mod configuration_commands;
 mod configuration_problems;
 mod deprovision;
+mod disk_full;
 mod dockerd_away;
+mod headers;
+mod https;
+mod ids;
+mod images;
+mod images_directory;
+mod images_registries;
 mod isolation;
 mod kill_at_every_step;
 mod main_path;
 mod openapi;
 mod own_daemon;
 mod parameters;
+mod process;
+mod process_start;
 mod provision;
 mod recovery;
 mod shipped_services;
+mod update;

@@ -7,13 +7,13 @@ use serde_json::json;
 use crate::support::{SWITCH, TestBroker, switch_yaml};
 
 /// Plan keys that give every optional part of replies something to show.
-const EXTRA: &str = r#"
+const EXTRA: &str = r"
     maintenance_info: {version: 1.2.3, description: a new base image}
     maximum_polling_duration: 600
     binding_rotatable: true
     schemas:
       service_binding: {create: {parameters: {type: object}}}
-"#;
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_success_is_one_of_osb() {

@@ -7,7 +7,7 @@ use crate::support::{SWITCH, TestBroker, docker_ok, switch_yaml};
 /// Environment of a container.
 fn environment(container: &str) -> Vec<String> {
     let text = docker_ok(&["inspect", "--format", "{{json .Config.Env}}", container]);
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&text).expect("a list of strings")
 }
 
 fn has(container: &str, variable: &str) -> bool {

@@ -159,3 +159,23 @@ async fn a_host_port_that_somebody_else_holds_is_skipped() {
     assert_eq!(Redis::of(&bound).expect("PING").await, "+PONG");
     drop(holder);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_are_deleted_while_they_are_brought_back_leave_nothing_behind() {
+    let mut broker = TestBroker::builder().start().await;
+    let names: Vec<String> = (0..8).map(|number| format!("n{number}")).collect();
+    let provisions =
+        names.iter().map(|name| async { broker.client.provision(name).await.expect(201) });
+    futures_util::future::join_all(provisions).await;
+    for container in broker.containers() {
+        docker_ok(&["rm", "-f", &container]);
+    }
+    broker.kill();
+    broker.launch().await;
+    let deletions =
+        names.iter().map(|name| async { broker.client.deprovision(name).await.expect(200) });
+    futures_util::future::join_all(deletions).await;
+    broker.ready().await;
+    assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}

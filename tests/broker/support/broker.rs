@@ -3,6 +3,10 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -24,24 +28,44 @@ pub(crate) struct Builder {
     yaml: Option<String>,
     ids: (String, String),
     environment: Vec<(String, String)>,
+    /// Keeps the host ports for this broker.
+    _ports: Arc<UnixListener>,
     /// Run in this network namespace (`nsenter --net=PATH`).
     namespace: Option<PathBuf>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        // Brokers run side by side on one host, so each takes ports of its own.
-        let first = 20_000 + rand::rng().random_range(0..50) * 200;
+        let (first, ports) = reserve_ports();
         Self {
             name: unique("t-"),
-            settings: vec![format!("host_ports: {first}-{}", first + 199)],
+            settings: vec![format!("host_ports: {first}-{}", first + PORTS - 1)],
             services: Vec::new(),
             yaml: Some(redis_yaml("")),
             ids: (REDIS.0.to_owned(), REDIS.1.to_owned()),
             environment: Vec::new(),
+            _ports: Arc::new(ports),
             namespace: None,
         }
     }
+}
+
+/// Host ports of one broker.
+const PORTS: u32 = 200;
+
+/// Brokers run side by side on one host, in several processes, so each takes a range of ports that
+/// no other has: whoever holds the socket of that name has the range. Its first port.
+fn reserve_ports() -> (u32, UnixListener) {
+    let ranges = 12_000 / PORTS;
+    let start = rand::rng().random_range(0..ranges);
+    (0..ranges)
+        .map(|step| 20_000 + (start + step) % ranges * PORTS)
+        .find_map(|first| {
+            let name = format!("docker-broker-test-ports-{first}");
+            let address = SocketAddr::from_abstract_name(name).expect("a short name");
+            UnixListener::bind_addr(&address).ok().map(|socket| (first, socket))
+        })
+        .expect("a range of ports is free")
 }
 
 impl Builder {
@@ -94,6 +118,13 @@ impl Builder {
 
     /// Starts it and waits until it listens.
     pub(crate) async fn start_unready(self) -> TestBroker {
+        let mut broker = self.prepare();
+        broker.launch().await;
+        broker
+    }
+
+    /// Everything but starting it: its data directory is there, and empty.
+    pub(crate) fn prepare(self) -> TestBroker {
         let data = tempfile::tempdir().expect("a temporary directory");
         let mut broker = TestBroker {
             builder: self,
@@ -109,7 +140,6 @@ impl Builder {
             },
         };
         (broker.client.service_id, broker.client.plan_id) = broker.builder.ids.clone();
-        broker.launch().await;
         broker
     }
 }

@@ -31,6 +31,14 @@ impl Reply {
         self.json()
     }
 
+    /// Checks an error: its status, and that it says what is wrong as OSB wants it.
+    #[track_caller]
+    pub(crate) fn expect_problem(&self, status: u16) {
+        let body = self.expect(status);
+        assert!(!body["description"].as_str().unwrap_or_default().is_empty(), "{body}");
+        assert_eq!(self.header("content-type"), Some("application/json"));
+    }
+
     /// A header, if it is there and readable.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -91,17 +99,24 @@ impl Client {
         format!("Basic {login}")
     }
 
+    /// A request with the login and these headers.
+    pub(crate) async fn with_login(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let authorization = self.authorization();
+        let headers = [&[("authorization", authorization.as_str())], headers].concat();
+        self.raw(method, path, &headers, body).await.expect("the broker answers")
+    }
+
     /// A request as a platform makes it. The reply has to be one that OSB 2.17 allows.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Reply {
-        let authorization = self.authorization();
-        let headers = [
-            ("authorization", authorization.as_str()),
-            ("x-broker-api-version", "2.17"),
-            ("content-type", "application/json"),
-        ];
+        let headers = [("x-broker-api-version", "2.17"), ("content-type", "application/json")];
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let reply = self.raw(method.clone(), path, &headers, body).await;
-        let reply = reply.expect("the broker answers");
+        let reply = self.with_login(method.clone(), path, &headers, body).await;
         let violations = openapi::violations(&method, path, &reply);
         assert!(violations.is_empty(), "{method} {path}: {violations:?}\n{reply:?}");
         reply

@@ -41,8 +41,15 @@ impl Daemon {
             name,
             child: None,
         };
+        daemon.configure("{}");
         daemon.start_again().await;
         daemon
+    }
+
+    /// Gives it another `daemon.json` for the next start.
+    pub(crate) fn configure(&self, json: &str) {
+        let file = self.directory.path().join("daemon.json");
+        fs::write(file, json).expect("its configuration can be written");
     }
 
     /// URL for `docker_url` and `docker -H`.
@@ -60,11 +67,14 @@ impl Daemon {
         format!("10.88.{}.1", self.network)
     }
 
-    /// A broker on the host that uses this daemon.
+    /// A broker that uses this daemon. It runs in its namespace, where it can reach the
+    /// containers themselves, and listens on [`Daemon::address`].
     pub(crate) fn broker(&self) -> Builder {
         Builder::default()
             .setting(format!("docker_url: {}", self.socket()))
             .setting(format!("external_ip: {}", self.address()))
+            .setting(format!("listen_address: {}", self.address()))
+            .namespace(&self.namespace())
     }
 
     /// Runs `docker ARGS` on it.
@@ -104,7 +114,6 @@ impl Daemon {
     /// Starts it on the same data after [`Daemon::stop`] or [`Daemon::kill`].
     pub(crate) async fn start_again(&mut self) {
         let path = |name: &str| self.directory.path().join(name);
-        fs::write(path("daemon.json"), "{}").expect("its configuration can be written");
         let log = fs::File::options().create(true).append(true).open(path("log"));
         let log = log.expect("its log can be opened");
         // What the machine's own daemon uses works here.

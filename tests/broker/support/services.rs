@@ -110,6 +110,7 @@ pub(crate) fn switch_yaml(timeout: &str, extra: &str) -> String {
           broken) exit 3 ;;
           *) exec httpd -f -p 8080 ;;
         esac
+      volumes: [{{path: /data}}]
       expose_ports: [8080/tcp]
       restart: 'no'
       readiness: {{tcp: 8080/tcp, timeout: {timeout}}}

@@ -1,0 +1,75 @@
+//! The disk under the data directory is full.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::support::{Redis, TestBroker};
+
+/// A small file system of its own, unmounted when dropped.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(path: &'a Path) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(path);
+        assert!(mount.status().unwrap().success(), "a tmpfs can be mounted");
+        Self(path)
+    }
+
+    /// Writes until nothing more fits.
+    fn fill(&self) {
+        let block = vec![0_u8; 4096];
+        let mut file = fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "it can be unmounted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_disk_requests_fail_without_effect_and_work_again_when_there_is_room() {
+    let mut broker = TestBroker::builder().prepare();
+    let path = broker.data.path().to_owned();
+    let disk = SmallDisk::mount(&path);
+    broker.launch().await;
+    broker.ready().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    disk.fill();
+    // What is in the write-ahead log's own file may still fit, so ask until it does not.
+    let mut refused = None;
+    for number in 0..500 {
+        let reply = broker.client.bind("r1", &format!("x{number}")).await;
+        if reply.status != 201 {
+            refused = Some(reply);
+            break;
+        }
+    }
+    let refused = refused.expect("the disk is full at some time");
+    refused.expect(500);
+    assert!(refused.description().contains("internal error"), "{}", refused.description());
+    assert!(broker.log_text().contains("cannot write the store"), "its cause is in the log");
+    broker.client.provision("r2").await.expect(500);
+    assert_eq!(broker.containers(), [broker.container("r1")], "nothing was made");
+    // Reading works all the time.
+    broker.client.get("/v2/service_instances/r1").await.expect(200);
+    assert_eq!(
+        Redis::of(&broker.client.bind("r1", "b1").await.expect(200)).expect("PING").await,
+        "+PONG"
+    );
+    disk.free();
+    broker.client.provision("r2").await.expect(201);
+    assert_eq!(redis.expect("PING").await, "+PONG");
+    broker.client.deprovision("r2").await.expect(200);
+    broker.client.deprovision("r1").await.expect(200);
+    broker.kill();
+    drop(disk);
+}
