@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write,
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{BrokerLogin, Configuration, Settings},
+    config::{Configuration, Settings},
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, EngineOptions, Images, PullProgress, prepare_registries, registry_problems},
@@ -43,7 +43,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
     let data = settings.data_directory.as_path();
     make_private(data)?;
     let _lock = lock(data)?;
-    let login = login(&settings)?;
+    let password = password(&settings)?;
     let keys = keyring(&settings)?;
     let store = Store::open(data)?;
     let disk = Disk::open(&settings.host_directory)?;
@@ -72,14 +72,14 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
     let broker = Arc::new(broker);
     let stop = CancellationToken::new();
     let listeners = listeners(&settings, &stop).await?;
-    report(&settings, &disk, &login, services);
+    report(&settings, &disk, services);
     for listener in &listeners {
         let url = format!("{}://{}", listener.scheme(), listener.address()?);
         tracing::info!(url, "listening");
     }
     let api = Api::new(
         Arc::clone(&broker),
-        &login,
+        (&settings.login.username, &password),
         settings.require_api_version,
         settings.max_body_bytes,
     );
@@ -146,7 +146,7 @@ async fn listeners(
     let mut listeners = vec![BoundListener::bind(plain, None).await?];
     if let Some(tls) = &settings.tls {
         let source = Arc::new(TlsSource::open(tls.clone())?);
-        let address = SocketAddr::new(settings.listen_address, tls.port);
+        let address = SocketAddr::new(tls.listen_address, tls.port);
         listeners.push(BoundListener::bind(address, Some(Arc::clone(&source))).await?);
         let stop = stop.clone();
         tokio::spawn(async move { source.follow(stop).await });
@@ -155,12 +155,12 @@ async fn listeners(
 }
 
 /// What the broker runs on, for whoever reads its log. No secrets.
-fn report(settings: &Settings, disk: &Disk, login: &BrokerLogin, services: usize) {
+fn report(settings: &Settings, disk: &Disk, services: usize) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         name = settings.name,
         services,
-        username = login.username,
+        username = settings.login.username,
         data_directory = %settings.data_directory.display(),
         host_directory = %disk.root().display(),
         docker = settings.docker_url,
@@ -176,7 +176,9 @@ fn make_private(directory: &Path) -> anyhow::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("cannot make the data directory {}", directory.display()))
+        // It may have been there before, open to everybody.
+        .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o700)))
+        .with_context(|| format!("cannot use the data directory {}", directory.display()))
 }
 
 /// Two brokers on one store would undo each other's work.
@@ -196,12 +198,11 @@ fn lock(data: &Path) -> anyhow::Result<fs::File> {
     }
 }
 
-fn login(settings: &Settings) -> anyhow::Result<BrokerLogin> {
-    if let Some(login) = &settings.login {
-        return Ok(login.clone());
+fn password(settings: &Settings) -> anyhow::Result<String> {
+    match &settings.login.password {
+        Some(password) => Ok(password.clone()),
+        None => generated(&settings.data_directory.join(PASSWORD_FILE), "password"),
     }
-    let password = generated(&settings.data_directory.join(PASSWORD_FILE), "password")?;
-    Ok(BrokerLogin { username: "broker".to_owned(), password })
 }
 
 fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {

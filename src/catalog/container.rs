@@ -199,8 +199,8 @@ pub struct Readiness {
 pub struct ContainerPlan {
     /// Image to run.
     pub image: ImageReference,
-    /// When it is pulled.
-    pub pull: PullPolicy,
+    /// When it is pulled; `None`: as the broker's settings say.
+    pub pull: Option<PullPolicy>,
     /// Arguments; empty: the image's own.
     pub command: Vec<String>,
     /// Entry point; `None`: the image's own.

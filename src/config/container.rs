@@ -25,7 +25,7 @@ const ROOT_ENTRYPOINT_CAPABILITIES: [&str; 7] =
 pub(super) fn placeholder() -> ContainerPlan {
     ContainerPlan {
         image: ImageReference::parse("invalid", None).unwrap_or_else(|_| unreachable!()),
-        pull: PullPolicy::Never,
+        pull: None,
         command: Vec::new(),
         entrypoint: None,
         workdir: None,
@@ -66,7 +66,7 @@ pub(super) fn container(node: Node<'_>) -> ContainerPlan {
     let expose_ports = node.parsed_list("expose_ports", ContainerPort::parse);
     let plan = ContainerPlan {
         image: image(&node),
-        pull: node.parsed("pull", parse_pull).unwrap_or_default(),
+        pull: node.parsed("pull", parse_pull),
         command: words(&node, "command").unwrap_or_default(),
         entrypoint: words(&node, "entrypoint").filter(|words| !words.is_empty()),
         workdir: node.parsed("workdir", absolute),

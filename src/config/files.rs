@@ -29,6 +29,7 @@ pub fn load(
     };
     let document = document.unwrap_or(empty);
     let mut settings = None;
+    let mut named = !service_files.is_empty();
     if let Some(node) = Node::new(&document, prefix, &problems) {
         settings = Some(settings::settings(&node, overrides));
         for entry in node.nodes("services") {
@@ -38,12 +39,13 @@ pub fn load(
         for pattern in node.strings("service_files").unwrap_or_default() {
             found.add_pattern(&base.join(pattern), &problems);
         }
+        named |= node.has("services") || node.has("service_files");
         node.finish();
     }
     for pattern in service_files {
         found.add_pattern(pattern, &problems);
     }
-    if found.places.is_empty() && !found.any_file {
+    if !named {
         problems.warning("services", "none are configured; give some with --services PATH");
     }
     uniqueness::check(&found.services, &found.places, &problems);
@@ -69,8 +71,6 @@ pub fn load_services(service_files: &[PathBuf]) -> (Option<Catalog>, Vec<Problem
 struct Found {
     services: Vec<Service>,
     places: Vec<String>,
-    /// Whether any file was named; one without services has a message of its own.
-    any_file: bool,
 }
 
 impl Found {
@@ -81,7 +81,6 @@ impl Found {
 
     /// A file, every `*.yml` and `*.yaml` of a directory, or a glob.
     fn add_pattern(&mut self, pattern: &Path, problems: &Problems) {
-        self.any_file = true;
         let shown = pattern.display().to_string();
         if pattern.is_dir() {
             return self.add_directory(pattern, problems);

@@ -16,6 +16,8 @@ const REQUIRES: [&str; 3] = ["syslog_drain", "route_forwarding", "volume_mount"]
 
 /// Reads one entry of `services`.
 pub(super) fn service(node: Node<'_>) -> Service {
+    let requires = node.strings("requires").unwrap_or_default();
+    let drains = requires.iter().any(|permission| permission == "syslog_drain");
     let service = Service {
         id: node.required("id"),
         name: node.required("name"),
@@ -23,9 +25,9 @@ pub(super) fn service(node: Node<'_>) -> Service {
         bindable: node.boolean("bindable").unwrap_or(true),
         tags: node.strings("tags").unwrap_or_default(),
         metadata: node.json_object("metadata"),
-        requires: node.strings("requires").unwrap_or_default(),
+        requires,
         plan_updateable: node.boolean("plan_updateable").unwrap_or(true),
-        plans: node.nodes("plans").into_iter().map(|plan_node| Arc::new(plan(plan_node))).collect(),
+        plans: node.nodes("plans").into_iter().map(|entry| Arc::new(plan(entry, drains))).collect(),
     };
     check_name(&node, &service.name);
     for permission in &service.requires {
@@ -38,15 +40,6 @@ pub(super) fn service(node: Node<'_>) -> Service {
     }
     if !node.has("plans") || (node.is_list("plans") && service.plans.is_empty()) {
         node.error("plans", "must hold at least one plan");
-    }
-    for (index, plan) in service.plans.iter().enumerate() {
-        let drains = service.requires.iter().any(|permission| permission == "syslog_drain");
-        if plan.syslog_drain.is_some() && !drains {
-            node.warning(
-                &format!("plans[{index}].syslog_drain_port"),
-                "has no effect unless the service says requires: [syslog_drain]",
-            );
-        }
     }
     // Emitted only together with a dashboard, which this broker does not have: platforms refuse
     // a catalog whose dashboard clients they cannot create.
@@ -64,7 +57,7 @@ fn check_name(node: &Node<'_>, name: &str) {
     }
 }
 
-fn plan(node: Node<'_>) -> Plan {
+fn plan(node: Node<'_>, drains: bool) -> Plan {
     let schemas = schemas(&node);
     let container_node = node.node("container");
     if container_node.is_none() && !node.has("container") {
@@ -89,8 +82,12 @@ fn plan(node: Node<'_>) -> Plan {
         schemas,
         container: container_node.map_or_else(container::placeholder, container::container),
         credentials,
-        syslog_drain: syslog_drain(&node),
+        syslog_drain: syslog_drain(&node).filter(|_| drains),
     };
+    if node.has("syslog_drain_port") && !drains {
+        let message = "has no effect unless the service says requires: [syslog_drain]";
+        node.warning("syslog_drain_port", message);
+    }
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);

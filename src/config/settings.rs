@@ -23,8 +23,8 @@ pub struct Configuration {
 pub struct BrokerLogin {
     /// User name.
     pub username: String,
-    /// Password.
-    pub password: String,
+    /// Password; `None`: one is generated and kept in the data directory.
+    pub password: Option<String>,
 }
 
 /// A key for secrets at rest. Its `Debug` hides it.
@@ -56,6 +56,8 @@ pub struct Registry {
 /// HTTPS listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
+    /// Address of the HTTPS listener; that of the plain one unless said.
+    pub listen_address: IpAddr,
     /// Port of the HTTPS listener; 0 takes any free one.
     pub port: u16,
     /// PEM file with the certificate and its chain.
@@ -81,7 +83,7 @@ pub enum LogFormat {
 #[expect(missing_docs, reason = "docs/configuration.md and the example there describe each key")]
 pub struct Settings {
     pub name: String,
-    pub login: Option<BrokerLogin>,
+    pub login: BrokerLogin,
     pub listen_address: IpAddr,
     pub port: u16,
     pub tls: Option<TlsSettings>,
@@ -152,33 +154,34 @@ const MIN_KEY_CHARACTERS: usize = 20;
 
 /// Reads the settings out of the settings file's mapping.
 pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
+    // Keys are read also when they are overridden, so that they count as known.
     let data_directory = over
         .data_directory
         .clone()
-        .or_else(|| node.string("data_directory").map(PathBuf::from))
+        .or(node.string("data_directory").map(PathBuf::from))
         .unwrap_or_else(|| PathBuf::from("docker-broker-data"));
     let address = |key| node.parsed(key, parse_address);
-    let external_ip =
-        over.external_ip.or_else(|| address("external_ip")).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let external_host = over.external_host.clone().or_else(|| node.string("external_host"));
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    let external_ip = over.external_ip.or(address("external_ip")).unwrap_or(loopback);
+    let external_host = over.external_host.clone().or(node.string("external_host"));
+    if external_ip.is_unspecified() && external_host.is_none() {
+        node.error(
+            "external_ip",
+            format!("is {external_ip}, to which no client can connect; give external_host as well"),
+        );
+    }
+    let listen_address = over.listen_address.or(address("listen_address")).unwrap_or(loopback);
     Settings {
         name: name(node, over),
         login: login(node, over),
-        listen_address: over
-            .listen_address
-            .or_else(|| address("listen_address"))
-            .unwrap_or(IpAddr::from([127, 0, 0, 1])),
-        port: over.port.or_else(|| port(node, "port")).unwrap_or(8080),
-        tls: tls(node),
+        port: over.port.or(port(node, "port")).unwrap_or(8080),
+        tls: tls(node, listen_address),
+        listen_address,
         host_directory: node
             .string("host_directory")
             .map_or_else(|| data_directory.join("instances"), PathBuf::from),
         data_directory,
-        docker_url: over
-            .docker_url
-            .clone()
-            .or_else(|| node.string("docker_url"))
-            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned()),
+        docker_url: docker_url(node, over),
         docker_certificates_directory: node
             .string("docker_certificates_directory")
             .map_or_else(|| PathBuf::from("/etc/docker/certs.d"), PathBuf::from),
@@ -204,14 +207,14 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
         max_body_bytes: node.parsed("max_body_size", parse_size).unwrap_or(1 << 20),
         log_format: over
             .log_format
-            .or_else(|| node.parsed("log_format", parse_log_format))
+            .or(node.parsed("log_format", parse_log_format))
             .unwrap_or_default(),
         log_level: log_level(node, over),
     }
 }
 
 fn log_level(node: &Node<'_>, over: &Overrides) -> String {
-    let level = over.log_level.clone().or_else(|| node.string("log_level"));
+    let level = over.log_level.clone().or(node.string("log_level"));
     let level = level.unwrap_or_else(|| "info".to_owned());
     if let Err(message) = crate::telemetry::filter(&level) {
         node.error("log_level", message);
@@ -220,11 +223,8 @@ fn log_level(node: &Node<'_>, over: &Overrides) -> String {
 }
 
 fn name(node: &Node<'_>, over: &Overrides) -> String {
-    let name = over
-        .name
-        .clone()
-        .or_else(|| node.string("name"))
-        .unwrap_or_else(|| "docker-broker".to_owned());
+    let name =
+        over.name.clone().or(node.string("name")).unwrap_or_else(|| "docker-broker".to_owned());
     let ok = (2..=40).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
@@ -237,44 +237,46 @@ fn name(node: &Node<'_>, over: &Overrides) -> String {
     name
 }
 
-fn login(node: &Node<'_>, over: &Overrides) -> Option<BrokerLogin> {
-    let username = over.username.clone().or_else(|| node.string("username"));
-    let password = over.password.clone().or_else(|| node.string("password"));
-    let file =
-        over.password_file.clone().or_else(|| node.string("password_file").map(PathBuf::from));
-    let password = match (password, file) {
-        (None, Some(file)) => match std::fs::read_to_string(&file) {
-            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => {
-                node.error("password_file", format!("cannot read {}: {error}", file.display()));
-                return None;
-            }
-        },
-        (password, _) => password,
+/// A password of the environment wins over a file that is named on the command line, that one over
+/// the settings file.
+fn login(node: &Node<'_>, over: &Overrides) -> BrokerLogin {
+    let read = |file: PathBuf| match std::fs::read_to_string(&file) {
+        Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => {
+            node.error("password_file", format!("cannot read {}: {error}", file.display()));
+            None
+        }
     };
-    match (username, password) {
-        (username, Some(password)) if !password.is_empty() => {
-            let username = username.unwrap_or_else(|| "broker".to_owned());
-            if username.contains(':') || username.is_empty() {
-                node.error("username", "must not be empty or contain a colon (HTTP basic)");
-            }
-            Some(BrokerLogin { username, password })
-        }
-        (_, Some(_)) => {
-            node.error("password", "must not be empty");
-            None
-        }
-        (Some(_), None) => {
-            node.error("password", "is missing beside username; give password or password_file");
-            None
-        }
-        (None, None) => None,
+    let (plain, file) = (node.string("password"), node.string("password_file"));
+    let password = match (&over.password, &over.password_file) {
+        (Some(password), _) => Some(password.clone()),
+        (None, Some(file)) => read(file.clone()),
+        (None, None) => plain.or_else(|| file.map(PathBuf::from).and_then(read)),
+    };
+    if password.as_deref() == Some("") {
+        node.error("password", "must not be empty");
     }
+    let username = over.username.clone().or(node.string("username"));
+    let username = username.unwrap_or_else(|| "broker".to_owned());
+    if username.contains(':') || username.is_empty() {
+        node.error("username", "must not be empty or contain a colon (HTTP basic)");
+    }
+    BrokerLogin { username, password }
 }
 
-fn tls(node: &Node<'_>) -> Option<TlsSettings> {
+fn docker_url(node: &Node<'_>, over: &Overrides) -> String {
+    let url = over.docker_url.clone().or(node.string("docker_url"));
+    let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    if !["unix:///", "tcp://", "http://"].iter().any(|scheme| url.starts_with(scheme)) {
+        node.error("docker_url", format!("is {url:?}; it must begin with unix:/// or tcp://"));
+    }
+    url
+}
+
+fn tls(node: &Node<'_>, listen_address: IpAddr) -> Option<TlsSettings> {
     let tls = node.node("tls")?;
     let settings = TlsSettings {
+        listen_address: tls.parsed("listen_address", parse_address).unwrap_or(listen_address),
         port: port(&tls, "port").unwrap_or(8443),
         certificate: tls.required("certificate").into(),
         private_key: tls.required("private_key").into(),

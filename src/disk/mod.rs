@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! <safe name>/volumes/<path in the container>   mounted; owner and mode of the plan
+//! <safe name>/draft                             a volume that is being made
 //! .trash/<safe name>.<random>                   on its way out
 //! ```
 //!
@@ -21,6 +22,7 @@ use crate::catalog::Volume;
 
 const TRASH: &str = ".trash";
 const VOLUMES: &str = "volumes";
+const DRAFT: &str = "draft";
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +113,7 @@ impl Disk {
             let parent = path.parent().unwrap_or(&self.root);
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(parent).map_err(wrap("make", parent))?;
-            let draft = path.with_extension("new");
+            let draft = self.directory(name)?.join(DRAFT);
             match fs::create_dir(&draft) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(wrap("make", &draft)(error));
@@ -130,14 +132,6 @@ impl Disk {
             fs::rename(&draft, path).map_err(wrap("make", path))?;
         }
         Ok(paths)
-    }
-
-    /// Whether an instance has a directory.
-    ///
-    /// # Errors
-    /// [`DiskError::BadName`].
-    pub fn exists(&self, name: &str) -> Result<bool, DiskError> {
-        Ok(self.directory(name)?.exists())
     }
 
     /// Removes the directory of an instance with all its data. One that is gone is fine.

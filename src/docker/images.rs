@@ -141,13 +141,11 @@ impl Images {
         images
     }
 
-    fn entry(&self, image: &ImageReference, policy: PullPolicy) -> Arc<Entry> {
+    /// The first plan with an image says when it is pulled.
+    fn entry(&self, image: &ImageReference, policy: Option<PullPolicy>) -> Arc<Entry> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(image.clone()).or_insert_with(|| {
-            let policy = match policy {
-                PullPolicy::Missing => self.default_policy.unwrap_or(PullPolicy::Missing),
-                stated => stated,
-            };
+            let policy = policy.or(self.default_policy).unwrap_or_default();
             let status = watch::Sender::new(ImageStatus::Pending);
             Arc::new(Entry { policy, status, turn: tokio::sync::Mutex::default() })
         });
@@ -162,7 +160,7 @@ impl Images {
     /// The status of an image now.
     #[must_use]
     pub fn status(&self, image: &ImageReference) -> ImageStatus {
-        self.entry(image, PullPolicy::Missing).status.borrow().clone()
+        self.entry(image, None).status.borrow().clone()
     }
 
     /// Every image and its status.
@@ -212,7 +210,7 @@ impl Images {
             ImageStatus::Failed(_) => true,
         };
         let fetches = self.references().into_iter().map(async |image| {
-            let mut status = self.entry(&image, PullPolicy::Missing).status.subscribe();
+            let mut status = self.entry(&image, None).status.subscribe();
             // Its sender lives as long as the entry, which is never removed.
             while status.wait_for(wanted).await.is_ok() {
                 self.fetch_until_here(&image).await;
@@ -242,7 +240,7 @@ impl Images {
     /// # Errors
     /// [`ImageError`] says why it cannot be had.
     pub async fn require(&self, image: &ImageReference) -> Result<ImageFacts, ImageError> {
-        let entry = self.entry(image, PullPolicy::Missing);
+        let entry = self.entry(image, None);
         if let ImageStatus::Ready(facts) = &*entry.status.borrow() {
             return Ok(facts.clone());
         }
@@ -251,12 +249,12 @@ impl Images {
 
     /// Takes back that an image is here, after dockerd said that it is not.
     pub fn forget(&self, image: &ImageReference) {
-        self.entry(image, PullPolicy::Missing).status.send_replace(ImageStatus::Pending);
+        self.entry(image, None).status.send_replace(ImageStatus::Pending);
     }
 
     /// One attempt to obtain an image.
     async fn fetch(&self, image: &ImageReference) -> Result<ImageFacts, ImageError> {
-        let entry = self.entry(image, PullPolicy::Missing);
+        let entry = self.entry(image, None);
         let _turn = entry.turn.lock().await;
         let known = entry.status.borrow().clone();
         if let ImageStatus::Ready(facts) = known {

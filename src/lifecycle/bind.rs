@@ -10,10 +10,10 @@ use super::{
     deprovision::belongs,
     error::InternalError,
     fault::{Step, reach},
-    instance::{Private, damaged, port_map, state_of},
+    instance::{Private, damaged, open_definition, port_map, state_of},
 };
 use crate::{
-    catalog::{Definition, Plan},
+    catalog::Plan,
     credentials::{Facts, Keyring, binding_document},
     store::{BindingRow, InstanceRow, RowError, Rows},
 };
@@ -37,6 +37,10 @@ impl Sealed {
         let text = serde_json::to_vec(self)
             .map_err(|error| damaged(&format!("binding {id}"), error.to_string()))?;
         Ok(keys.seal(&place(instance, id), &text)?)
+    }
+
+    pub(super) fn into_document(self, created: bool) -> BoundDocument {
+        BoundDocument { created, document: self.document, parameters: self.parameters }
     }
 
     pub(super) fn open(keys: &Keyring, row: &BindingRow) -> Result<Self, InternalError> {
@@ -102,6 +106,16 @@ impl Broker {
                     "predecessor_binding_id must not be the id of the new binding".to_owned(),
                 )));
             }
+            if let Some(known) = rows.find_binding(&row.id, request.binding_id.as_str())? {
+                // Repeated after the predecessor was unbound, it is still the same request.
+                return Ok(match Sealed::open(&broker.keys, &known) {
+                    Ok(sealed) if sealed.predecessor.as_deref() == Some(predecessor_id) => {
+                        Ok(sealed.into_document(false))
+                    }
+                    Ok(_) => Err(taken(request.binding_id.as_str())),
+                    Err(error) => Err(error.into()),
+                });
+            }
             let Some(found) = rows.find_binding(&row.id, predecessor_id)? else {
                 return Ok(Err(Refusal::Invalid(format!(
                     "predecessor_binding_id {predecessor_id:?} is not a binding of instance {}",
@@ -155,6 +169,11 @@ impl Broker {
                 offer.plan.name
             ))));
         }
+        if self.is_lost(id) {
+            return Ok(Err(Refusal::Unprocessable(format!(
+                "service instance {id} could not be brought back after a restart; ask the operator"
+            ))));
+        }
         Ok(match state_of(&row) {
             Ok(state) if state.is_usable() => Ok(row),
             Ok(state) if state.is_busy() => Err(Refusal::Concurrency(format!(
@@ -177,10 +196,9 @@ impl Broker {
         if let Some(offer) = self.catalog.find_plan(&row.plan_id) {
             return Ok(Ok(Arc::clone(&offer.plan)));
         }
-        let document = rows.find_definition(&row.definition_hash)?.unwrap_or_default();
-        Ok(serde_json::from_str::<Definition>(&document)
-            .map(|definition| definition.plan)
-            .map_err(|error| damaged(&format!("instance {}", row.id), error.to_string())))
+        let sealed = rows.find_definition(&row.definition_hash)?;
+        let definition = open_definition(&self.keys, row, sealed.as_deref());
+        Ok(definition.map(|definition| definition.plan))
     }
 
     fn ensure_binding(
@@ -230,11 +248,7 @@ impl Broker {
             id: binding_id.to_owned(),
             sealed: bytes,
         })?;
-        Ok(Ok(BoundDocument {
-            created: true,
-            document: sealed.document,
-            parameters: sealed.parameters,
-        }))
+        Ok(Ok(sealed.into_document(true)))
     }
 }
 
@@ -242,13 +256,9 @@ fn repeat(sealed: Sealed, wanted: &Wanted, id: &str) -> Result<BoundDocument, Re
     let same = sealed.parameters == wanted.parameters
         && sealed.bind_resource == wanted.bind_resource
         && sealed.predecessor == wanted.predecessor;
-    if same {
-        Ok(BoundDocument {
-            created: false,
-            document: sealed.document,
-            parameters: sealed.parameters,
-        })
-    } else {
-        Err(Refusal::Conflict(format!("service binding {id} exists already with other parameters")))
-    }
+    if same { Ok(sealed.into_document(false)) } else { Err(taken(id)) }
+}
+
+fn taken(id: &str) -> Refusal {
+    Refusal::Conflict(format!("service binding {id} exists already with other parameters"))
 }

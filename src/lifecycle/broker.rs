@@ -30,7 +30,7 @@ pub struct Limits {
     pub max_instances: u32,
     /// Containers that are made and started at the same time.
     pub max_parallel_starts: usize,
-    /// Time limit of an operation.
+    /// How long an operation waits for a dockerd that does not answer.
     pub operation_timeout: Duration,
 }
 
@@ -120,6 +120,14 @@ impl Broker {
     #[must_use]
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// Whether an instance was usable before this start, and could not be brought back.
+    pub(super) fn is_lost(&self, instance_id: &str) -> bool {
+        match &*self.recovery.borrow() {
+            Recovery::Done { failed } => failed.iter().any(|id| id == instance_id),
+            Recovery::Waiting | Recovery::Running => false,
+        }
     }
 
     /// How the broker is.

@@ -21,6 +21,8 @@ use crate::{
 
 /// How often a host port that turns out to be taken is replaced by the next one.
 const PORT_ATTEMPTS: usize = 100;
+/// How often a port that must stay the same is tried, 5 s apart.
+const FIXED_PORT_ATTEMPTS: usize = 12;
 /// Lines of a failed container's log that go to the broker's log.
 const LOG_LINES: u32 = 20;
 
@@ -169,6 +171,19 @@ impl Broker {
                     .await?;
                     self.replace_ports(instance).await?;
                 }
+                // Clients know the port: it may be free again in a moment.
+                Err(Failure::Failed {
+                    cause: Some(InternalError::Docker(DockerError::PortTaken { message, .. })),
+                    ..
+                }) if attempts < FIXED_PORT_ATTEMPTS => {
+                    attempts += 1;
+                    tracing::warn!(
+                        instance.id = instance.row.id,
+                        error = message,
+                        "a host port is taken"
+                    );
+                    pause_for(&context.cancel, LONGEST_PAUSE).await?;
+                }
                 Err(failure) => return Err(failure),
             }
         }
@@ -184,16 +199,20 @@ impl Broker {
         check(&context.cancel)?;
         context.step("starting the container");
         let spec = self.spec(instance)?;
-        // A bound, because more at once only makes each of them slower.
-        let permit = self.starts.acquire().await.map_err(|_| Failure::Interrupted)?;
         let steps = async || {
-            while_unreachable(&context.cancel, context.deadline, || {
-                self.docker.ensure_container(&spec)
+            // A bound, because more at once only makes each of them slower. Held for one request,
+            // not while dockerd is away. The semaphore is never closed.
+            while_unreachable(&context.cancel, context.deadline, async || {
+                let _permit = self.starts.acquire().await;
+                self.docker.ensure_container(&spec).await
             })
             .await?;
             reached(faults.created);
-            while_unreachable(&context.cancel, context.deadline, || self.docker.start(&spec.name))
-                .await
+            while_unreachable(&context.cancel, context.deadline, async || {
+                let _permit = self.starts.acquire().await;
+                self.docker.start(&spec.name).await
+            })
+            .await
         };
         let started = match steps().await {
             Err(Failure::Failed { cause: Some(InternalError::Docker(error)), .. })
@@ -203,7 +222,6 @@ impl Broker {
             }
             other => other,
         };
-        drop(permit);
         started?;
         reached(faults.started);
         Ok(())

@@ -58,10 +58,6 @@ impl Broker {
             ))
         })?;
         let sealed = Sealed::open(&self.keys, &row)?;
-        Ok(BoundDocument {
-            created: false,
-            document: sealed.document,
-            parameters: sealed.parameters,
-        })
+        Ok(sealed.into_document(false))
     }
 }

@@ -17,6 +17,25 @@ use crate::{
 pub(super) struct Private {
     pub(super) secrets: InstanceSecrets,
     pub(super) parameters: Map<String, Value>,
+    /// OSB context, organization and space.
+    #[serde(default)]
+    pub(super) context: Value,
+}
+
+/// A stored definition, unsealed.
+pub(super) fn open_definition(
+    keys: &Keyring,
+    row: &InstanceRow,
+    sealed: Option<&[u8]>,
+) -> Result<Definition, InternalError> {
+    let what = format!("the definition of instance {}", row.id);
+    let sealed = sealed.ok_or_else(|| damaged(&what, "it is missing"))?;
+    let text = keys.open(&definition_place(&row.definition_hash), sealed)?;
+    serde_json::from_slice(&text).map_err(|error| damaged(&what, error.to_string()))
+}
+
+fn definition_place(hash: &str) -> String {
+    format!("definition:{hash}")
 }
 
 /// An instance, read and unsealed.
@@ -84,13 +103,26 @@ pub(super) fn parameter_environment(
         .map_err(|error| Refusal::Invalid(error.to_string()))
 }
 
-/// The definition of an offer, stored, and its hash.
-pub(super) fn store_definition(
-    rows: &Rows<'_>,
-    encoded: &(String, String),
-) -> Result<String, RowError> {
-    rows.insert_definition(&encoded.0, &encoded.1)?;
-    Ok(encoded.0.clone())
+/// A definition ready to be stored.
+pub(super) struct SealedDefinition {
+    pub(super) hash: String,
+    sealed: Vec<u8>,
+}
+
+impl SealedDefinition {
+    pub(super) fn new(keys: &Keyring, definition: &Definition) -> Result<Self, InternalError> {
+        let (hash, document) = definition
+            .encode()
+            .map_err(|error| damaged(&format!("plan {}", definition.plan.id), error.to_string()))?;
+        let sealed = keys.seal(&definition_place(&hash), document.as_bytes())?;
+        Ok(Self { hash, sealed })
+    }
+
+    /// Stores it, if it is not there; its hash.
+    pub(super) fn store(&self, rows: &Rows<'_>) -> Result<String, RowError> {
+        rows.insert_definition(&self.hash, &self.sealed)?;
+        Ok(self.hash.clone())
+    }
 }
 
 /// Reserves every port that is not there yet; `false` when the range is exhausted.
@@ -158,10 +190,7 @@ impl Broker {
             })
             .await?;
         let Some((row, definition, ports)) = found else { return Ok(None) };
-        let what = || format!("instance {}", row.id);
-        let definition = definition.ok_or_else(|| damaged(&what(), "its definition is missing"))?;
-        let definition: Definition = serde_json::from_str(&definition)
-            .map_err(|error| damaged(&what(), format!("its definition: {error}")))?;
+        let definition = open_definition(&self.keys, &row, definition.as_deref())?;
         Ok(Some(Instance {
             state: state_of(&row)?,
             definition: Arc::new(definition),

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::{
     Accepted, Broker, Event, InstanceState, ProvisionRequest, Refusal, Transition,
     container::Faults,
     error::{Failure, InternalError},
     fault::{Step, reach},
     instance::{
-        Instance, Private, operation_id, parameter_environment, reserve, state_of, store_definition,
+        Instance, Private, SealedDefinition, operation_id, parameter_environment, reserve, state_of,
     },
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
     work::Context,
@@ -20,6 +18,7 @@ use crate::{
     credentials::InstanceSecrets,
     docker::ImageStatus,
     store::{InstanceRow, OperationRow, RowError, Rows},
+    telemetry::Chain,
 };
 
 /// What the accepting transaction decided.
@@ -75,11 +74,7 @@ impl Broker {
         offer: &Offer,
         request: ProvisionRequest,
     ) -> Result<Decision, Refusal> {
-        let definition = Definition::from(offer);
-        let encoded = definition.encode().map_err(|error| InternalError::Damaged {
-            what: format!("plan {}", offer.plan.id),
-            why: error.to_string(),
-        })?;
+        let definition = SealedDefinition::new(&self.keys, &Definition::from(offer))?;
         let status = self.images.status(&offer.plan.container.image);
         let ports = match (&offer.plan.container.expose_ports, &status) {
             (stated, _) if !stated.is_empty() => stated.clone(),
@@ -95,35 +90,40 @@ impl Broker {
         let max_of_plan = offer.plan.max_instances.unwrap_or(0);
         let plan = Arc::clone(&offer.plan);
         let decided = self.store.write(move |rows| {
-            if let Some(row) = rows.find_instance(request.instance_id.as_str())? {
-                return broker.repeat(rows, &row, &request);
+            let known = rows.find_instance(request.instance_id.as_str())?;
+            if let Some(row) = &known
+                && let Some(decision) = broker.repeat(rows, row, &request)?
+            {
+                return Ok(decision);
             }
             if let Some(message) = &unavailable {
                 return Ok(Err(Refusal::ImageUnavailable(format!(
                     "this plan cannot make new instances at the moment: {message}"
                 ))));
             }
-            if let Some(refusal) =
-                over_capacity(rows, &request.plan_id, max_of_plan, broker.limits.max_instances)?
+            // An instance that could not be made is counted already.
+            if known.is_none()
+                && let Some(refusal) =
+                    over_capacity(rows, &request.plan_id, max_of_plan, broker.limits.max_instances)?
             {
                 return Ok(Err(refusal));
             }
             let private = Private {
                 secrets: InstanceSecrets::generate(&plan),
                 parameters: request.parameters.clone(),
+                context: request.context.clone(),
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
                 Ok(sealed) => sealed,
                 Err(error) => return Ok(Err(error.into())),
             };
-            let hash = store_definition(rows, &encoded)?;
-            let row = new_row(
-                &request,
-                hash,
-                sealed,
-                plan.maintenance_info.as_ref().map(|info| info.version.clone()),
-            );
-            rows.insert_instance(&row)?;
+            let maintenance = plan.maintenance_info.as_ref().map(|info| info.version.clone());
+            let row = new_row(&request, definition.store(rows)?, sealed, maintenance);
+            match known {
+                None => rows.insert_instance(&row)?,
+                // As the catalog has it now: the operator may have mended the plan.
+                Some(_) => rows.update_instance(&row)?,
+            }
             broker.start_provision(rows, &row.id, &ports)
         });
         decided.await?
@@ -157,54 +157,45 @@ impl Broker {
         Ok(Ok(Decision::Launch(operation)))
     }
 
-    /// A provision of an id that is taken.
+    /// A provision of an id that is taken; `None` when it may be tried anew.
     fn repeat(
         &self,
         rows: &Rows<'_>,
         row: &InstanceRow,
         request: &ProvisionRequest,
-    ) -> Result<Result<Decision, Refusal>, RowError> {
+    ) -> Result<Option<Result<Decision, Refusal>>, RowError> {
         let known = state_of(row)
             .and_then(|state| Private::open(&self.keys, row).map(|private| (state, private)));
         let (state, private) = match known {
             Ok(known) => known,
-            Err(error) => return Ok(Err(error.into())),
+            Err(error) => return Ok(Some(Err(error.into()))),
         };
         let same = row.service_id == request.service_id
             && row.plan_id == request.plan_id
             && private.parameters == request.parameters;
+        let id = &row.id;
         if state == InstanceState::Deprovisioning {
-            return Ok(Err(Refusal::Concurrency(
-                "the service instance is being deleted".to_owned(),
-            )));
+            let text = format!("service instance {id} is being deleted");
+            return Ok(Some(Err(Refusal::Concurrency(text))));
         }
         if !same {
-            return Ok(Err(Refusal::Conflict(format!(
-                "service instance {} exists already with another service, plan or parameters",
-                row.id
-            ))));
+            return Ok(Some(Err(Refusal::Conflict(format!(
+                "service instance {id} exists already with another service, plan or parameters"
+            )))));
         }
         if state == InstanceState::Provisioning {
-            let running = rows.find_running_operation(&row.id)?;
-            return Ok(running.map(|operation| Decision::Join(operation.id)).ok_or_else(|| {
-                super::instance::damaged(&format!("instance {}", row.id), "no operation runs")
-                    .into()
-            }));
+            let running = rows.find_running_operation(id)?;
+            return Ok(Some(running.map(|operation| Decision::Join(operation.id)).ok_or_else(
+                || super::instance::damaged(&format!("instance {id}"), "no operation runs").into(),
+            )));
         }
-        match state.on(Event::Provision) {
-            Transition::To(next) => {
-                rows.update_instance(&InstanceRow {
-                    state: next.as_str().to_owned(),
-                    ..row.clone()
-                })?;
-                self.start_provision(rows, &row.id, &[])
-            }
-            _ if state == InstanceState::DeprovisionFailed => Ok(Err(Refusal::Conflict(format!(
-                "deleting service instance {} failed; delete it again first",
-                row.id
-            )))),
-            _ => Ok(Ok(Decision::Exists)),
-        }
+        Ok(match state.on(Event::Provision) {
+            Transition::To(_) => None,
+            _ if state == InstanceState::DeprovisionFailed => Some(Err(Refusal::Conflict(
+                format!("deleting service instance {id} failed; delete it again first"),
+            ))),
+            _ => Some(Ok(Decision::Exists)),
+        })
     }
 
     /// Carries a provision out, from wherever it got to.
@@ -220,7 +211,17 @@ impl Broker {
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => {
                 reach(Step::ProvisionUndoing);
-                self.undo(&instance, context).await?;
+                match self.undo(&instance, context).await {
+                    Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+                    // What is left goes with the deletion of the instance.
+                    Err(Failure::Failed { public, cause }) => tracing::error!(
+                        instance.id = instance.row.id,
+                        reason = public,
+                        error = cause.map_or_else(String::new, |e| Chain(&e).to_string()),
+                        "a failed provision could not be undone"
+                    ),
+                    Ok(()) => {}
+                }
                 reach(Step::ProvisionUndone);
                 return Err(failure);
             }
@@ -311,10 +312,6 @@ fn new_row(
         plan_id: request.plan_id.clone(),
         definition_hash,
         state: InstanceState::Provisioning.as_str().to_owned(),
-        context: match &request.context {
-            Value::Null => "{}".to_owned(),
-            context => context.to_string(),
-        },
         maintenance,
         sealed,
         generation: 1,

@@ -144,7 +144,7 @@ impl Broker {
     }
 
     /// A server that starts on a missing directory starts empty: better not at all.
-    async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
+    pub(super) async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
         let volumes = &instance.definition.plan.container.volumes;
         let paths = self.disk.paths(&instance.row.name, volumes)?;
         for path in paths {

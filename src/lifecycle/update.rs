@@ -15,7 +15,8 @@ use super::{
     error::{Failure, InternalError},
     fault::{Step, reach},
     instance::{
-        Instance, Private, damaged, operation_id, parameter_environment, state_of, store_definition,
+        Instance, Private, SealedDefinition, damaged, open_definition, operation_id,
+        parameter_environment, state_of,
     },
     last_operation::{IN_PROGRESS, SUCCEEDED},
     provision::over_capacity,
@@ -36,6 +37,8 @@ struct Target {
     parameters: Map<String, Value>,
     maintenance: Option<String>,
     context: Option<Value>,
+    /// Whether anything but the context differs from what the instance is.
+    changes: bool,
 }
 
 impl Target {
@@ -107,16 +110,16 @@ impl Broker {
         let Some(row) = rows.find_instance(id)? else {
             return Ok(Err(Refusal::NotFound(format!("service instance {id} does not exist"))));
         };
-        let definition = rows.find_definition(&row.definition_hash)?.unwrap_or_default();
+        let sealed = rows.find_definition(&row.definition_hash)?;
         let prepared = (|| {
             belongs(&row, &request.service_id, None)?;
             let private = Private::open(&self.keys, &row)?;
-            let current: Definition = serde_json::from_str(&definition)
-                .map_err(|error| damaged(&format!("instance {id}"), error.to_string()))?;
+            let current = open_definition(&self.keys, &row, sealed.as_deref())?;
             let target = self.target(&row, &current, &private, request)?;
-            Ok::<_, Refusal>((private, current, target, state_of(&row)?))
+            let definition = SealedDefinition::new(&self.keys, &target.definition)?;
+            Ok::<_, Refusal>((private, current, target, definition, state_of(&row)?))
         })();
-        let (private, current, target, state) = match prepared {
+        let (mut private, current, target, definition, state) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -139,20 +142,15 @@ impl Broker {
                 ))));
             }
         };
-        let encoded = match target.definition.encode() {
-            Ok(encoded) => encoded,
-            Err(error) => return Ok(Err(damaged(id, error.to_string()).into())),
-        };
-        let same = encoded.0 == row.definition_hash
-            && private.parameters == target.parameters
-            && state == InstanceState::Ready;
-        if same {
-            let context = target.context.as_ref().map(Value::to_string);
-            rows.update_instance(&InstanceRow {
-                context: context.unwrap_or_else(|| row.context.clone()),
-                maintenance: target.maintenance,
-                ..row
-            })?;
+        let is_same = !target.changes
+            || (definition.hash == row.definition_hash && private.parameters == target.parameters);
+        if is_same && state == InstanceState::Ready {
+            private.context = merged_context(&private.context, target.context.as_ref());
+            let sealed = match private.seal(&self.keys, id) {
+                Ok(sealed) => sealed,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            rows.update_instance(&InstanceRow { maintenance: target.maintenance, sealed, ..row })?;
             return Ok(Ok(Decision::Applied));
         }
         if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan) {
@@ -238,6 +236,7 @@ impl Broker {
             plan_id,
             parameters,
             context: request.context.clone(),
+            changes,
         })
     }
 
@@ -262,10 +261,14 @@ impl Broker {
         self.commit_update(operation, &new, &target).await?;
         reach(Step::UpdateCommitted);
         let standby = standby_name(&self.container_name(&old.row.name));
-        while_unreachable(&context.cancel, context.deadline, || {
+        let removed = while_unreachable(&context.cancel, context.deadline, || {
             self.docker.remove(&standby, &old.row.id)
         })
-        .await?;
+        .await;
+        if let Err(Failure::Failed { public, .. }) = removed {
+            // The update is done; the next start removes what is left.
+            tracing::warn!(instance.id = old.row.id, reason = public, "the old container is left");
+        }
         Ok(())
     }
 
@@ -278,6 +281,7 @@ impl Broker {
         // Everything that can fail without touching the old container comes first.
         let image = self.require_image(&new.definition, context).await?;
         self.require_ports(new, &image).await?;
+        self.require_data(old).await?;
         self.ensure_directories(new).await?;
         self.put_on_standby(old, context).await?;
         let faults = Faults { created: Some(Step::UpdateCreated), ..Faults::NONE };
@@ -386,19 +390,14 @@ impl Broker {
         target: &Target,
     ) -> Result<(), Failure> {
         let sealed = new.private.seal(&self.keys, &new.row.id)?;
-        let encoded = target
-            .definition
-            .encode()
-            .map_err(|error| damaged(&operation.id, error.to_string()))?;
+        let definition = SealedDefinition::new(&self.keys, &target.definition)?;
         let (id, mut row) = (operation.id.clone(), new.row.clone());
-        let context = target.context.as_ref().map(Value::to_string);
         let committed = self.store.write(move |rows| {
             if !rows.finish_operation(&id, SUCCEEDED, None)? {
                 return Ok(Err(Failure::Interrupted));
             }
-            row.definition_hash.clone_from(&store_definition(rows, &encoded)?);
+            row.definition_hash = definition.store(rows)?;
             row.sealed = sealed;
-            row.context = context.unwrap_or(row.context);
             InstanceState::Ready.as_str().clone_into(&mut row.state);
             rows.update_instance(&row)?;
             Ok(Ok(()))
@@ -415,8 +414,19 @@ fn successor(old: &Instance, target: &Target) -> Instance {
     new.row.generation += 1;
     new.definition = Arc::new(target.definition.clone());
     new.private.parameters.clone_from(&target.parameters);
+    new.private.context = merged_context(&old.private.context, target.context.as_ref());
     new.private.secrets = old.private.secrets.extended_for(&target.definition.plan);
     new
+}
+
+/// The OSB context of an update replaces that of the instance; organization and space stay.
+fn merged_context(known: &Value, given: Option<&Value>) -> Value {
+    let mut merged = known.clone();
+    if let (Some(merged), Some(given)) = (merged.as_object_mut(), given.and_then(Value::as_object))
+    {
+        merged.extend(given.clone());
+    }
+    merged
 }
 
 /// New values win; `null` takes a parameter back.

@@ -27,7 +27,7 @@ use http::{HeaderMap, Method};
 use tracing::Instrument;
 use warp::{Filter, Reply, filters::path::FullPath};
 
-use crate::{catalog, config::BrokerLogin, lifecycle::Broker};
+use crate::{catalog, lifecycle::Broker};
 use etag::Catalog;
 use headers::Identity;
 use reply::{Answer, Problem};
@@ -51,14 +51,14 @@ impl Api {
     #[must_use]
     pub fn new(
         broker: Arc<Broker>,
-        login: &BrokerLogin,
+        (username, password): (&str, &str),
         require_api_version: bool,
         max_body_bytes: u64,
     ) -> Self {
         let catalog = Catalog::new(&catalog::document(broker.catalog()));
         Self {
             broker,
-            login: auth::Login::new(login),
+            login: auth::Login::new(username, password),
             catalog,
             require_api_version,
             max_body_bytes,

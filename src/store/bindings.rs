@@ -41,11 +41,4 @@ impl Rows<'_> {
         let sql = "DELETE FROM bindings WHERE instance_id = ?1 AND id = ?2";
         Ok(self.0.prepare_cached(sql)?.execute([instance, id])? > 0)
     }
-
-    /// How many bindings there are.
-    pub fn count_bindings(&self) -> Result<u64, RowError> {
-        let sql = "SELECT count(*) FROM bindings";
-        let count: i64 = self.0.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    }
 }

@@ -19,17 +19,15 @@ pub struct InstanceRow {
     pub definition_hash: String,
     /// State, in the words of `lifecycle::InstanceState`.
     pub state: String,
-    /// OSB context, organization and space, as JSON.
-    pub context: String,
     /// Version of the plan's maintenance info that the instance has.
     pub maintenance: Option<String>,
-    /// Secrets and parameters, encrypted.
+    /// Secrets, parameters and OSB context, encrypted.
     pub sealed: Vec<u8>,
     /// Counts the containers that were made for the instance.
     pub generation: i64,
 }
 
-const COLUMNS: &str = "id, name, service_id, plan_id, definition_hash, state, context, \
+const COLUMNS: &str = "id, name, service_id, plan_id, definition_hash, state, \
                        maintenance, sealed, generation";
 
 fn instance(row: &Row<'_>) -> Result<InstanceRow, rusqlite::Error> {
@@ -40,10 +38,9 @@ fn instance(row: &Row<'_>) -> Result<InstanceRow, rusqlite::Error> {
         plan_id: row.get(3)?,
         definition_hash: row.get(4)?,
         state: row.get(5)?,
-        context: row.get(6)?,
-        maintenance: row.get(7)?,
-        sealed: row.get(8)?,
-        generation: row.get(9)?,
+        maintenance: row.get(6)?,
+        sealed: row.get(7)?,
+        generation: row.get(8)?,
     })
 }
 
@@ -64,13 +61,13 @@ impl Rows<'_> {
     /// Adds an instance.
     pub fn insert_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
         let sql = "INSERT INTO instances (id, name, service_id, plan_id, definition_hash, state, \
-                   context, maintenance, sealed, generation, created_at, updated_at) VALUES \
-                   (:id, :name, :service_id, :plan_id, :definition_hash, :state, :context, \
-                   :maintenance, :sealed, :generation, :now, :now)";
+                   maintenance, sealed, generation, created_at, updated_at) VALUES \
+                   (:id, :name, :service_id, :plan_id, :definition_hash, :state, :maintenance, \
+                   :sealed, :generation, :now, :now)";
         self.0.prepare_cached(sql)?.execute(named_params! {
             ":id": row.id, ":name": row.name, ":service_id": row.service_id,
             ":plan_id": row.plan_id, ":definition_hash": row.definition_hash, ":state": row.state,
-            ":context": row.context, ":maintenance": row.maintenance, ":sealed": row.sealed,
+            ":maintenance": row.maintenance, ":sealed": row.sealed,
             ":generation": row.generation, ":now": now(),
         })?;
         Ok(())
@@ -79,13 +76,13 @@ impl Rows<'_> {
     /// Replaces everything of an instance but its id and name.
     pub fn update_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
         let sql = "UPDATE instances SET service_id = :service_id, plan_id = :plan_id, \
-                   definition_hash = :definition_hash, state = :state, context = :context, \
+                   definition_hash = :definition_hash, state = :state, \
                    maintenance = :maintenance, sealed = :sealed, generation = :generation, \
                    updated_at = :now WHERE id = :id";
         self.0.prepare_cached(sql)?.execute(named_params! {
             ":id": row.id, ":service_id": row.service_id, ":plan_id": row.plan_id,
             ":definition_hash": row.definition_hash, ":state": row.state,
-            ":context": row.context, ":maintenance": row.maintenance, ":sealed": row.sealed,
+            ":maintenance": row.maintenance, ":sealed": row.sealed,
             ":generation": row.generation, ":now": now(),
         })?;
         self.delete_unused_definitions()
@@ -124,18 +121,18 @@ impl Rows<'_> {
     }
 
     /// Stores a definition under its hash; the same one twice is stored once.
-    pub fn insert_definition(&self, hash: &str, document: &str) -> Result<(), RowError> {
+    pub fn insert_definition(&self, hash: &str, sealed: &[u8]) -> Result<(), RowError> {
         self.0
-            .prepare_cached("INSERT OR IGNORE INTO definitions (hash, document) VALUES (?1, ?2)")?
-            .execute(params![hash, document])?;
+            .prepare_cached("INSERT OR IGNORE INTO definitions (hash, sealed) VALUES (?1, ?2)")?
+            .execute(params![hash, sealed])?;
         Ok(())
     }
 
-    /// The definition with this hash.
-    pub fn find_definition(&self, hash: &str) -> Result<Option<String>, RowError> {
+    /// The definition with this hash, sealed.
+    pub fn find_definition(&self, hash: &str) -> Result<Option<Vec<u8>>, RowError> {
         Ok(self
             .0
-            .prepare_cached("SELECT document FROM definitions WHERE hash = ?1")?
+            .prepare_cached("SELECT sealed FROM definitions WHERE hash = ?1")?
             .query_row([hash], |row| row.get(0))
             .optional()?)
     }

@@ -15,10 +15,11 @@ const MIGRATIONS: [&str; 1] = [
         value BLOB NOT NULL
     ) STRICT;
 
-    -- Plans as they were when instances were made of them, each distinct one once.
+    -- Plans as they were when instances were made of them, each distinct one once. Sealed, because
+    -- an environment may hold secrets.
     CREATE TABLE definitions (
-        hash     TEXT PRIMARY KEY,
-        document TEXT NOT NULL
+        hash   TEXT PRIMARY KEY,
+        sealed BLOB NOT NULL
     ) STRICT;
 
     CREATE TABLE instances (
@@ -28,7 +29,6 @@ const MIGRATIONS: [&str; 1] = [
         plan_id         TEXT NOT NULL,
         definition_hash TEXT NOT NULL REFERENCES definitions (hash),
         state           TEXT NOT NULL,
-        context         TEXT NOT NULL,
         maintenance     TEXT,
         sealed          BLOB NOT NULL,
         generation      INTEGER NOT NULL,

@@ -111,13 +111,6 @@ impl Rows<'_> {
         Ok(changed > 0)
     }
 
-    /// What a running operation is doing, for whoever polls.
-    pub fn describe_operation(&self, id: &str, description: &str) -> Result<(), RowError> {
-        let sql = "UPDATE operations SET description = ?2 WHERE id = ?1 AND state = 'in progress'";
-        self.0.prepare_cached(sql)?.execute([id, description])?;
-        Ok(())
-    }
-
     /// Forgets outcomes that nobody will ask for any more: of instances that are gone, and all but
     /// the newest of those that live.
     pub fn delete_old_operations(&self) -> Result<usize, RowError> {

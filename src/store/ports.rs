@@ -79,13 +79,6 @@ impl Rows<'_> {
         self.0.prepare_cached(sql)?.execute(params![protocol, port, now()])?;
         Ok(())
     }
-
-    /// How many ports are in use.
-    pub fn count_ports(&self) -> Result<u64, RowError> {
-        let sql = "SELECT count(*) FROM host_ports WHERE instance_id IS NOT NULL";
-        let count: i64 = self.0.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    }
 }
 
 #[cfg(test)]
@@ -98,7 +91,7 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         store
             .write(|rows| {
-                rows.insert_definition("h", "{}")?;
+                rows.insert_definition("h", b"sealed")?;
                 for id in ["a", "b", "c"] {
                     rows.insert_instance(&InstanceRow {
                         id: id.into(),
@@ -107,7 +100,6 @@ mod tests {
                         plan_id: "p".into(),
                         definition_hash: "h".into(),
                         state: "ready".into(),
-                        context: "{}".into(),
                         maintenance: None,
                         sealed: vec![],
                         generation: 1,
