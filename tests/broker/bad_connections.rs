@@ -39,6 +39,27 @@ async fn malformed_http_is_refused_and_makes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unusual_but_right_requests_are_served() {
+    let broker = TestBroker::builder().start_unready().await;
+    let client = &broker.client;
+    let close = "Connection: close\r\n\r\n";
+    for request in [
+        client.head("GET http://broker/v2/catalog", close),
+        client.head("GET http://elsewhere:80/v2/catalog?x", close),
+        client.head("GET /v2/catalog", "\r\n").replace("HTTP/1.1", "HTTP/1.0"),
+        client.head("GET /v2/catalog", close).replace("Host: broker\r\n", ""),
+        client.head("GET /v2/catalog", close).replace("Authorization", "aUTHORIZATION"),
+        client.head("GET /v2/catalog", &format!("Content-Length: 0\r\nAccept: x\r\n{close}")),
+        format!("\r\n{}", client.head("GET /v2/catalog", close)),
+    ] {
+        let mut connection = Connection::open(client).await;
+        connection.send(&request).await;
+        let reply = connection.read_to_end().await;
+        assert!(reply.contains(" 200 OK\r\n"), "{request}: {reply:.200}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_headers_and_long_queries_are_served_or_refused() {
     let broker = TestBroker::builder().start_unready().await;
     let client = &broker.client;

@@ -26,6 +26,8 @@ async fn a_binding_is_made_once_and_shows_the_same_document_ever_after() {
     assert!(credentials["uri"].as_str().unwrap().starts_with("redis://"), "{credentials}");
     assert!(credentials["password"].as_str().unwrap().len() >= 20);
     assert_eq!(client.bind("i", "b").await.expect(200), document);
+    let password = credentials["password"].as_str().unwrap();
+    assert!(!broker.log_text().contains(password), "the log shows a password");
     let incomplete = format!("{}?accepts_incomplete=true", path("i", "b"));
     assert_eq!(client.put(&incomplete, &client.ids_body()).await.expect(200), document);
     // Unknown fields and the context are no attributes of a binding.

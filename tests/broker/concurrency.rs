@@ -142,6 +142,41 @@ async fn an_instance_is_deleted_once_however_many_ask_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_provisions_at_once_only_as_many_are_made_as_there_is_room_for() {
+    let broker = TestBroker::builder().switch("20s").setting("max_containers: 3").start().await;
+    let client = &broker.client;
+    let ids: Vec<String> = (0..10).map(|index| format!("i{index}")).collect();
+    let replies = join_all(ids.iter().map(|id| client.provision(id))).await;
+    assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 3);
+    assert_eq!(replies.iter().filter(|reply| reply.status == 422).count(), 7);
+    assert_eq!(broker.containers().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deprovision_among_binds_and_unbinds_leaves_nothing() {
+    let broker = TestBroker::builder().switch("20s").start().await;
+    let client = &broker.client;
+    client.provision("i").await.expect(201);
+    let others = join_all((0..10).map(async |index| {
+        let binding = format!("b{}", index / 2);
+        match index % 2 {
+            0 => client.bind("i", &binding).await,
+            _ => client.unbind("i", &binding).await,
+        }
+    }));
+    let (deleted, others) = tokio::join!(client.deprovision("i"), others);
+    deleted.expect(200);
+    for reply in others.iter().filter(|reply| reply.status == 422) {
+        assert_concurrency(reply);
+    }
+    assert!(others.iter().all(|reply| reply.status < 500), "{:?}", statuses(&others));
+    client.get("/v2/service_instances/i/service_bindings/b0").await.expect(404);
+    client.deprovision("i").await.expect(410);
+    assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn instances_that_never_become_ready_delay_no_other() {
     let broker =
         TestBroker::builder().switch("50s").setting("max_parallel_starts: 2").start().await;

@@ -35,11 +35,16 @@ async fn a_deprovision_needs_the_ids_of_the_instance() {
             assert!(reply.description().contains(what), "{query}: {}", reply.description());
         }
     }
-    client.bind("i", "b").await.expect(200);
+    let old = client.bind("i", "b").await.expect(200);
     assert_eq!(client.deprovision("i").await.expect(200), json!({}));
     client.deprovision("i").await.expect(410);
     client.unbind("i", "b").await.expect(410);
     assert_nothing_left(&broker);
+    // An instance of the same id is a new one.
+    client.provision("i").await.expect(201);
+    client.get("/v2/service_instances/i/service_bindings/b").await.expect(404);
+    let new = client.bind("i", "b").await.expect(201);
+    assert_ne!(old["credentials"]["password"], new["credentials"]["password"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,21 @@ async fn an_asynchronous_provision_ends_as_succeeded_and_is_the_same_operation_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_a_client_that_says_true_is_answered_before_the_end() {
+    let broker = TestBroker::builder().switch("20s").start().await;
+    let client = &broker.client;
+    for value in ["", "false", "1", "yes", "truethful", "true%20", "%00"] {
+        let path = format!("/v2/service_instances/i?accepts_incomplete={value}");
+        client.put(&path, &client.provision_body()).await.expect(201);
+        // No parameters and an empty object of them are the same.
+        client.put(&path, &client.body_with(&json!({}))).await.expect(200);
+        client.delete(&format!("{path}&{}", client.ids())).await.expect(200);
+    }
+    let path = "/v2/service_instances/i?unknown=1&accepts_incomplete=true";
+    client.put(path, &client.provision_body()).await.expect(202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn polling_something_unknown_is_404_and_a_foreign_operation_400() {
     let broker = TestBroker::builder().switch("20s").start().await;
     let client = &broker.client;
@@ -208,6 +223,9 @@ async fn capacity_is_checked_before_anything_is_made() {
     refused(client, "plan").await;
     second.provision("i2").await.expect(201);
     refused(&second, "ports").await;
+    let to_first = json!({"service_id": SWITCH.0, "plan_id": SWITCH.1});
+    let refusal = client.patch("/v2/service_instances/i2", &to_first).await.expect(422);
+    assert_eq!(refusal["error"], "CapacityReached");
     let names: BTreeSet<String> = broker.containers().into_iter().collect();
     assert!(names.is_subset(&[broker.container("i1"), broker.container("i2")].into()));
     assert!(!broker.instance_directories().contains(&"i-late".to_owned()));

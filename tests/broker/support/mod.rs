@@ -11,6 +11,7 @@ mod services;
 pub use broker::{Builder, TestBroker};
 pub use client::{Client, Reply};
 pub use docker::{docker, docker_ok, in_image, remove_labelled};
+pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub use services::{REDIS, busybox_service, plan_of, redis_yaml, service_file};
 pub(crate) use services::{SWITCH, switch_yaml};
