@@ -9,7 +9,7 @@ const INSTANCE: &str = "/v2/service_instances/i";
 
 /// A broker, and its catalog to compare with later.
 async fn start() -> (TestBroker, Value) {
-    let broker = TestBroker::builder().switch("20s").setting("max_body_size: 64k").start().await;
+    let broker = TestBroker::builder().switch("300s").setting("max_body_size: 64k").start().await;
     let catalog = broker.client.get("/v2/catalog").await.expect(200);
     (broker, catalog)
 }

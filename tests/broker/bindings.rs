@@ -80,7 +80,7 @@ async fn the_same_binding_with_other_attributes_is_a_conflict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bind_that_does_not_fit_is_refused_and_makes_nothing() {
-    let broker = TestBroker::builder().switch("50s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.bind("none", "b").await.expect(404);
     client.provision("i").await.expect(201);
@@ -119,7 +119,7 @@ async fn a_bind_that_does_not_fit_is_refused_and_makes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binding_belongs_to_its_instance() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let (one, two) = tokio::join!(client.provision("one"), client.provision("two"));
     one.expect(201);
@@ -138,7 +138,7 @@ async fn a_binding_belongs_to_its_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_needs_its_predecessor_only() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.provision("i").await.expect(201);
     client.provision("other").await.expect(201);

@@ -48,7 +48,8 @@ fn a_reply_that_is_not_one_of_osb_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_success_is_one_of_osb() {
     let (service, plan) = SWITCH;
-    let broker = TestBroker::builder().yaml(switch_yaml("20s", EXTRA), service, plan).start().await;
+    let broker =
+        TestBroker::builder().yaml(switch_yaml("300s", EXTRA), service, plan).start().await;
     let client = &broker.client;
     client.get("/v2/catalog").await.expect(200);
 
@@ -83,7 +84,7 @@ async fn every_kind_of_success_is_one_of_osb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_refusal_is_one_of_osb() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let mut stranger = client.clone();
     stranger.password = "wrong".to_owned();
