@@ -26,6 +26,8 @@ async fn a_binding_is_made_once_and_shows_the_same_document_ever_after() {
     assert!(credentials["uri"].as_str().unwrap().starts_with("redis://"), "{credentials}");
     assert!(credentials["password"].as_str().unwrap().len() >= 20);
     assert_eq!(client.bind("i", "b").await.expect(200), document);
+    let password = credentials["password"].as_str().unwrap();
+    assert!(!broker.log_text().contains(password), "the log shows a password");
     let incomplete = format!("{}?accepts_incomplete=true", path("i", "b"));
     assert_eq!(client.put(&incomplete, &client.ids_body()).await.expect(200), document);
     // Unknown fields and the context are no attributes of a binding.
@@ -78,7 +80,7 @@ async fn the_same_binding_with_other_attributes_is_a_conflict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bind_that_does_not_fit_is_refused_and_makes_nothing() {
-    let broker = TestBroker::builder().switch("50s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.bind("none", "b").await.expect(404);
     client.provision("i").await.expect(201);
@@ -117,7 +119,7 @@ async fn a_bind_that_does_not_fit_is_refused_and_makes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binding_belongs_to_its_instance() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let (one, two) = tokio::join!(client.provision("one"), client.provision("two"));
     one.expect(201);
@@ -136,7 +138,7 @@ async fn a_binding_belongs_to_its_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_needs_its_predecessor_only() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.provision("i").await.expect(201);
     client.provision("other").await.expect(201);

@@ -68,7 +68,7 @@ async fn schemas_maintenance_info_and_flags_of_a_plan_are_shown() {
         update: {parameters: {$schema: 'http://json-schema.org/draft-04/schema#', type: object}}
       service_binding: {create: {parameters: {type: object}}}
 ";
-    let yaml = switch_yaml("20s", extra);
+    let yaml = switch_yaml("300s", extra);
     let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start_unready().await;
     let catalog = broker.client.get("/v2/catalog").await.expect(200);
     let plan = &catalog["services"][0]["plans"][0];

@@ -57,7 +57,7 @@ async fn any_2_x_is_served_and_other_versions_are_refused_with_a_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_version_has_no_effect() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let body = client.provision_body().to_string();
     let path = "/v2/service_instances/i";

@@ -30,7 +30,7 @@ async fn live(client: &Client, id: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_id_that_a_url_can_carry_has_a_whole_life_under_a_harmless_name() {
-    let broker = TestBroker::builder().switch("50s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let long = "a".repeat(255);
     let ids = [
@@ -66,7 +66,7 @@ async fn any_id_that_a_url_can_carry_has_a_whole_life_under_a_harmless_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_differ_are_different_and_ids_that_mean_the_same_are_one() {
-    let broker = TestBroker::builder().switch("50s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let different =
         ["id", "ID", "i+d", "i%20d", "i%2Fd", "i%252Fd", "i_d", "i-d", "e%CC%81", "%C3%A9"];
@@ -87,7 +87,7 @@ async fn ids_that_differ_are_different_and_ids_that_mean_the_same_are_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_an_id_is_a_bad_request_on_every_endpoint() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.provision("i").await.expect(201);
     let long = "a".repeat(256);

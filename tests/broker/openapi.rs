@@ -1,10 +1,10 @@
 //! One reply of every kind. That each is one of OSB 2.17 is checked by the client, here as in
 //! every other test.
 
-use http::Method;
-use serde_json::json;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::{Value, json};
 
-use crate::support::{SWITCH, TestBroker, switch_yaml};
+use crate::support::{Reply, SWITCH, TestBroker, switch_yaml, violations};
 
 /// Plan keys that give every optional part of replies something to show.
 const EXTRA: &str = r"
@@ -15,10 +15,41 @@ const EXTRA: &str = r"
       service_binding: {create: {parameters: {type: object}}}
 ";
 
+#[test]
+fn a_reply_that_is_not_one_of_osb_is_found() {
+    let instance = "/v2/service_instances/i";
+    let check = |method: Method, path: &str, status: u16, body: &Value| {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
+        violations(&method, path, &Reply { status, headers, bytes: body.to_string().into() })
+    };
+    let error = json!({"description": "why"});
+    assert!(check(Method::GET, "/v2/catalog?x", 200, &json!({"services": []})).is_empty());
+    assert!(check(Method::DELETE, instance, 410, &error).is_empty());
+    for (method, path, status, body) in [
+        (Method::GET, "/v2/catalog", 200, json!([])),
+        (Method::GET, "/v2/catalog", 200, json!({"services": [{"id": "a"}]})),
+        (Method::GET, "/v2/catalog", 404, error.clone()),
+        (Method::PUT, instance, 204, json!({})),
+        (Method::PUT, instance, 202, json!({"operation": 1})),
+        (Method::PUT, instance, 409, json!({})),
+        (Method::PUT, instance, 410, error.clone()),
+        (Method::DELETE, instance, 404, error.clone()),
+        (Method::PUT, instance, 400, json!({"description": "x", "error": "two words"})),
+        (Method::PUT, instance, 400, json!({"description": "x", "error": "AsyncRequired"})),
+        (Method::PUT, instance, 422, json!({"description": "x", "update_repeatable": true})),
+        (Method::GET, "/v2/service_instances/i/last_operation", 200, json!({"state": "done"})),
+    ] {
+        let found = check(method.clone(), path, status, &body);
+        assert!(!found.is_empty(), "{method} {path} {status} {body}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_success_is_one_of_osb() {
     let (service, plan) = SWITCH;
-    let broker = TestBroker::builder().yaml(switch_yaml("20s", EXTRA), service, plan).start().await;
+    let broker =
+        TestBroker::builder().yaml(switch_yaml("300s", EXTRA), service, plan).start().await;
     let client = &broker.client;
     client.get("/v2/catalog").await.expect(200);
 
@@ -53,7 +84,7 @@ async fn every_kind_of_success_is_one_of_osb() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_refusal_is_one_of_osb() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let mut stranger = client.clone();
     stranger.password = "wrong".to_owned();

@@ -16,7 +16,7 @@ fn has(container: &str, variable: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn declared_parameters_reach_the_container_and_others_are_refused() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i";
     for (parameters, name) in [
@@ -61,7 +61,7 @@ async fn parameters_that_do_not_fit_the_schema_are_refused_by_name() {
             additionalProperties: false
             properties: {read_only: {type: boolean}}
 ";
-    let yaml = switch_yaml("20s", extra);
+    let yaml = switch_yaml("300s", extra);
     let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i";
@@ -101,7 +101,8 @@ async fn parameters_that_do_not_fit_the_schema_are_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_legacy_plan_takes_any_harmless_parameter_as_environment() {
-    let yaml = switch_yaml("20s", "").replace("    parameters: {mode: MODE, colour: COLOUR}\n", "");
+    let yaml =
+        switch_yaml("300s", "").replace("    parameters: {mode: MODE, colour: COLOUR}\n", "");
     let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i";

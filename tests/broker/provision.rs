@@ -8,7 +8,7 @@ use crate::support::{SWITCH, TestBroker, switch_yaml};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provision_is_done_once_however_often_it_is_asked_for() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i1";
     let body = client.body_with(&json!({"mode": "on", "colour": {"b": [1, 2], "a": "ä"}}));
@@ -33,7 +33,7 @@ async fn a_provision_is_done_once_however_often_it_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_asynchronous_provision_ends_as_succeeded_and_is_the_same_operation_until_then() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let operation = client.provision_silent("slow").await;
     assert!(!operation.is_empty() && operation.len() <= 10_000);
@@ -63,8 +63,23 @@ async fn an_asynchronous_provision_ends_as_succeeded_and_is_the_same_operation_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_a_client_that_says_true_is_answered_before_the_end() {
+    let broker = TestBroker::builder().switch("300s").start().await;
+    let client = &broker.client;
+    for value in ["", "false", "1", "true%20"] {
+        let path = format!("/v2/service_instances/i?accepts_incomplete={value}");
+        client.put(&path, &client.provision_body()).await.expect(201);
+        // No parameters and an empty object of them are the same.
+        client.put(&path, &client.body_with(&json!({}))).await.expect(200);
+        client.delete(&format!("{path}&{}", client.ids())).await.expect(200);
+    }
+    let path = "/v2/service_instances/i?unknown=1&accepts_incomplete=true";
+    client.put(path, &client.provision_body()).await.expect(202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn polling_something_unknown_is_404_and_a_foreign_operation_400() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let path = |id: &str| format!("/v2/service_instances/{id}/last_operation");
     client.get(&path("none")).await.expect(404);
@@ -82,7 +97,7 @@ async fn polling_something_unknown_is_404_and_a_foreign_operation_400() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_provision_of_a_taken_id_is_a_conflict_that_changes_nothing() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.provision("done").await.expect(201);
     client.provision_silent("running").await;
@@ -105,7 +120,7 @@ async fn another_provision_of_a_taken_id_is_a_conflict_that_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_with_a_missing_or_wrong_field_is_refused_by_its_name() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let good = client.provision_body();
     let refused = async |body: &Value, field: &str| {
@@ -158,7 +173,7 @@ async fn a_request_with_a_missing_or_wrong_field_is_refused_by_its_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_maintenance_version_that_is_not_the_catalogs_is_a_conflict() {
-    let yaml = switch_yaml("20s", "    maintenance_info: {version: 1.2.3, description: why}");
+    let yaml = switch_yaml("300s", "    maintenance_info: {version: 1.2.3, description: why}");
     let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i";
@@ -186,7 +201,7 @@ async fn a_maintenance_version_that_is_not_the_catalogs_is_a_conflict() {
 #[tokio::test(flavor = "multi_thread")]
 async fn capacity_is_checked_before_anything_is_made() {
     let port = 15_000 + rand::random::<u16>() % 4_000;
-    let yaml = switch_yaml("20s", "    max_containers: 1");
+    let yaml = switch_yaml("300s", "    max_containers: 1");
     let broker = TestBroker::builder()
         .yaml(yaml, SWITCH.0, SWITCH.1)
         .setting("max_containers: 3")
@@ -208,6 +223,9 @@ async fn capacity_is_checked_before_anything_is_made() {
     refused(client, "plan").await;
     second.provision("i2").await.expect(201);
     refused(&second, "ports").await;
+    let to_first = json!({"service_id": SWITCH.0, "plan_id": SWITCH.1});
+    let refusal = client.patch("/v2/service_instances/i2", &to_first).await.expect(422);
+    assert_eq!(refusal["error"], "CapacityReached");
     let names: BTreeSet<String> = broker.containers().into_iter().collect();
     assert!(names.is_subset(&[broker.container("i1"), broker.container("i2")].into()));
     assert!(!broker.instance_directories().contains(&"i-late".to_owned()));
@@ -218,7 +236,7 @@ async fn capacity_is_checked_before_anything_is_made() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_the_whole_broker_counts_instances_of_all_plans() {
-    let broker = TestBroker::builder().switch("20s").setting("max_containers: 2").start().await;
+    let broker = TestBroker::builder().switch("300s").setting("max_containers: 2").start().await;
     let client = &broker.client;
     let mut second = client.clone();
     second.plan_id = "switch-second".to_owned();

@@ -59,7 +59,7 @@ async fn another_plan_keeps_port_password_and_data() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_are_merged_and_what_is_not_given_stays() {
-    let broker = TestBroker::builder().switch("20s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     let path = "/v2/service_instances/i";
     let body = client.body_with(&json!({"colour": "red", "mode": "on"}));
@@ -86,8 +86,10 @@ async fn parameters_are_merged_and_what_is_not_given_stays() {
     update(client, "i", &json!({"parameters": {"colour": "green"}})).await.expect(200);
     assert_eq!(parameters().await, json!({"colour": "green", "mode": "on"}));
     assert!(inspect(&container, "{{.Config.Env}}").contains("COLOUR=green"));
+    update(client, "i", &json!({"parameters": {"mode": null}})).await.expect(200);
+    assert_eq!(parameters().await, json!({"colour": "green"}), "null takes one back");
     update(client, "i", &json!({"plan_id": "switch-second"})).await.expect(200);
-    assert_eq!(parameters().await, json!({"colour": "green", "mode": "on"}));
+    assert_eq!(parameters().await, json!({"colour": "green"}));
     assert!(inspect(&container, "{{.Config.Env}}").contains("COLOUR=green"));
     // The original request does not describe the instance any more.
     client.put(path, &body).await.expect(409);
@@ -95,7 +97,11 @@ async fn parameters_are_merged_and_what_is_not_given_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_that_does_not_fit_is_refused_and_changes_nothing() {
-    let yaml = switch_yaml("20s", "    maintenance_info: {version: 1.0.0}");
+    let yaml = switch_yaml("300s", "    maintenance_info: {version: 1.0.0}");
+    // The other plan would leave the data behind.
+    let (first, others) = yaml.split_once("- id: switch-second").unwrap();
+    let others = others.replacen("path: /data", "path: /elsewhere", 1);
+    let yaml = format!("{first}- id: switch-second{others}");
     let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
     let client = &broker.client;
     client.provision("i").await.expect(201);
@@ -129,6 +135,9 @@ async fn an_update_that_does_not_fit_is_refused_and_changes_nothing() {
             assert_eq!(reply.json()["error"], "MaintenanceInfoConflict");
         }
     }
+    let refusal = update(client, "i", &json!({"plan_id": "switch-second"})).await;
+    refusal.expect(422);
+    assert!(refusal.description().contains("/data"), "{}", refusal.description());
     update(client, "none", &json!({})).await.expect(404);
     client.deprovision("none").await.expect(410);
     let refusal = update(&fixed, "fixed", &json!({"plan_id": "other-second"})).await;
@@ -143,7 +152,7 @@ async fn an_update_that_does_not_fit_is_refused_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_update_runs_everything_else_is_a_concurrency_error() {
-    let broker = TestBroker::builder().switch("50s").start().await;
+    let broker = TestBroker::builder().switch("300s").start().await;
     let client = &broker.client;
     client.provision("i").await.expect(201);
     client.bind("i", "b").await.expect(201);

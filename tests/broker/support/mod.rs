@@ -17,6 +17,7 @@ pub(crate) use client::{Client, Reply};
 pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
+pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub(crate) use redis::Redis;
 pub(crate) use registry::{PASSWORD, Registry, USERNAME};
