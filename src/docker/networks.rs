@@ -117,8 +117,13 @@ impl Networks {
         }
     }
 
+    /// Makes a bridge, unless it is there: dockerd makes several of one name, and then refuses the
+    /// name as ambiguous. An operation that goes on after a start comes by before [`Self::learn`].
     async fn make(&self, engine: &Engine, number: usize) -> Result<Bridge, DockerError> {
         let name = format!("{}-{number}", self.owner);
+        if let Some(found) = inspect(engine, &name).await? {
+            return self.bridge(name, &found);
+        }
         let body = || NetworkCreateRequest {
             name: name.clone(),
             driver: Some("bridge".to_owned()),
@@ -131,7 +136,7 @@ impl Networks {
         };
         let request = async |docker: &bollard::Docker| {
             match docker.create_network(body()).await {
-                // Left by an earlier run; whose it is shows below.
+                // Made by somebody else meanwhile; whose it is shows below.
                 Err(error) if status(&error) == Some(409) => Ok(()),
                 other => other.map(|_| ()),
             }
@@ -142,11 +147,16 @@ impl Networks {
             object: format!("broker {}", self.owner),
             message: format!("network {name} is gone right after it was made"),
         })?;
+        self.bridge(name, &found)
+    }
+
+    /// A network as a bridge without instances, if it is ours.
+    fn bridge(&self, name: String, found: &NetworkInspect) -> Result<Bridge, DockerError> {
         let owner = found.labels.as_ref().and_then(|labels| labels.get(OWNER));
         if owner != Some(&self.owner) {
             return Err(DockerError::Foreign { object: format!("a network named {name}") });
         }
-        Ok(Bridge { capacity: capacity(&found, self.limit), name, members: HashSet::new() })
+        Ok(Bridge { capacity: capacity(found, self.limit), name, members: HashSet::new() })
     }
 }
 

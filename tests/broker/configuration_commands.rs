@@ -106,7 +106,7 @@ fn no_secret_is_shown_by_a_check_that_fails() {
         &file,
         "username: 'a:b'\npassword: login-secret\nport: x\n\
          encryption_keys: [key-secret]\n\
-         registries:\n- {password: registry-secret}\n- {host: 'a/b', password: registry-secret}\n\
+         registries:\n- {password: registry-secret}\n- {host: 'https://u:registry-secret@r', password: registry-secret}\n\
          services:\n- id: s\n  plans:\n  - id: p\n    credentials:\n      \
          password: {key: 'no name', value: pinned-secret}\n      \
          username: {key: A, value: [pinned-secret]}\n",
