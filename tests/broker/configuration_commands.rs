@@ -9,8 +9,8 @@ use crate::support::{REDIS, TestBroker, docker_broker, redis_yaml, service_file}
 /// The quick redis with its plan `large` alone.
 fn only_large() -> String {
     let yaml = redis_yaml("");
-    let start = yaml.find("\n  - id: redis-small").unwrap();
-    let end = yaml.find("\n  - id: redis-large").unwrap();
+    let start = yaml.find("\n  - id: redis-small").expect("the plan small");
+    let end = yaml.find("\n  - id: redis-large").expect("the plan large");
     format!("{}{}", &yaml[..start], &yaml[end..])
 }
 

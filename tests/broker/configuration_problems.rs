@@ -43,10 +43,10 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
 
 /// All problems of a settings document, their paths without the file.
 fn problems(document: &Value) -> Vec<Problem> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("broker.yml");
     // JSON is YAML.
-    fs::write(&file, document.to_string()).unwrap();
+    fs::write(&file, document.to_string()).expect("a file can be written");
     let (configuration, problems) = load(Some(&file), &[], &Overrides::default());
     let failed = problems.iter().any(|problem| problem.severity == Severity::Error);
     assert_eq!(configuration.is_none(), failed, "{problems:?}");

@@ -10,7 +10,7 @@ use crate::{
 /// Writes `FILE` with an image that has this name, which is removed from the engine.
 fn tarball(file: &Path, image: &str) {
     docker_ok(&["tag", "busybox:1", image]);
-    docker_ok(&["save", "-o", file.to_str().unwrap(), image]);
+    docker_ok(&["save", "-o", file.to_str().expect("a temporary path is UTF-8"), image]);
     docker_ok(&["rmi", image]);
 }
 

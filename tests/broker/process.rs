@@ -34,8 +34,8 @@ async fn running(container: &str) {
 }
 
 fn interrupt(broker: &TestBroker) {
-    let pid = Pid::from_raw(i32::try_from(broker.pid()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    let pid = Pid::from_raw(i32::try_from(broker.pid()).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("a running process takes signals");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -105,23 +105,25 @@ impl Registry {
 
     pub(crate) async fn start(&mut self) {
         let path = |name: &str| self.directory.path().join(name);
-        let mut text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
-            path("data").display()
-        );
+        let mut text = vec![
+            "version: 0.1\nlog: {level: info}".to_owned(),
+            format!("storage: {{filesystem: {{rootdirectory: {}}}}}", path("data").display()),
+        ];
         if self.protected {
-            fs::write(path("htpasswd"), HTPASSWD).expect("a file can be written");
             let file = path("htpasswd");
-            text += &format!("auth: {{htpasswd: {{realm: r, path: {}}}}}\n", file.display());
+            fs::write(&file, HTPASSWD).expect("a file can be written");
+            text.push(format!("auth: {{htpasswd: {{realm: r, path: {}}}}}", file.display()));
         }
-        text += &format!("http:\n  addr: {}\n", self.address);
+        text.push(format!("http:\n  addr: {}", self.address));
         if let Some((certificate, key)) = &self.certificate {
             fs::write(self.ca_file(), certificate).expect("a file can be written");
             fs::write(path("key.pem"), key).expect("a file can be written");
             let (certificate, key) = (self.ca_file(), path("key.pem"));
             let (certificate, key) = (certificate.display(), key.display());
-            text += &format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
+            text.push(format!("  tls: {{certificate: {certificate}, key: {key}}}"));
         }
+        text.push(String::new());
+        let text = text.join("\n");
         fs::write(path("registry.yml"), text).expect("its configuration can be written");
         let log = fs::File::options().create(true).append(true).open(path("log"));
         let log = log.expect("its log can be opened");
