@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rand::Rng;
 use tempfile::TempDir;
 
 use super::{Daemon, docker, docker_ok, eventually};
@@ -34,10 +35,14 @@ impl Registry {
     /// Not started yet; on 127.0.0.1, where dockerd needs neither TLS nor permission.
     pub(crate) fn new() -> Self {
         install();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        // Below the range of which the kernel gives out ports, so that nobody takes it while the
+        // registry is stopped.
+        let addresses = std::iter::repeat_with(|| rand::rng().random_range(10_000..20_000_u16));
+        let mut addresses = addresses.map(|port| format!("127.0.0.1:{port}"));
+        let address = addresses.find(|address| TcpListener::bind(address).is_ok());
         Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
-            address: port.expect("a free port").to_string(),
+            address: address.expect("a free port"),
             protected: false,
             certificate: None,
             namespace: None,
