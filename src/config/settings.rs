@@ -213,6 +213,18 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
     }
 }
 
+fn docker_url(node: &Node<'_>, over: &Overrides) -> String {
+    let url = over.docker_url.clone().or_else(|| node.string("docker_url"));
+    let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    if !["unix://", "tcp://", "http://", "/"].iter().any(|start| url.starts_with(start)) {
+        node.error(
+            "docker_url",
+            format!("is {url:?}; it must begin with unix:// (a socket's path), tcp:// or http://"),
+        );
+    }
+    url
+}
+
 fn log_level(node: &Node<'_>, over: &Overrides) -> String {
     let level = over.log_level.clone().or(node.string("log_level"));
     let level = level.unwrap_or_else(|| "info".to_owned());
@@ -343,8 +355,9 @@ fn encryption_keys(node: &Node<'_>) -> Vec<EncryptionKey> {
 
 fn registry(node: Node<'_>) -> Option<Registry> {
     let host = node.required("host");
-    if host.contains('/') {
-        node.error("host", format!("is {host:?}; it must be host or host:port, without a scheme"));
+    if host.contains(['/', '@']) {
+        // Not shown: such a value may hold a login.
+        node.error("host", "must be host or host:port, without a scheme, a login or a path");
     }
     let username = node.string("username");
     let password = node.string("password");

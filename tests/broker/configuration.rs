@@ -21,9 +21,9 @@ fn names(path: PathBuf) -> Vec<String> {
 }
 
 fn file(text: &str) -> (TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("services.yml");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text).expect("a file can be written");
     (directory, path)
 }
 
@@ -183,9 +183,9 @@ fn null_is_the_same_as_no_key() {
         "volumes",
         "hardening",
     ];
-    let nulls: String = keys.iter().map(|key| format!("      {key}: ~\n")).collect();
+    let nulls = format!("      {}: ~\n", keys.join(": ~\n      "));
     let keys = ["credentials", "metadata", "max_containers", "schemas", "syslog_drain_port"];
-    let more: String = keys.iter().map(|key| format!("    {key}:\n")).collect();
+    let more = format!("    {}:\n", keys.join(":\n    "));
     let (with_nulls, problems) = plan(&nulls, &more);
     assert_eq!(problems, []);
     let json = |plan: &Plan| serde_json::to_value(plan).unwrap();

@@ -9,8 +9,8 @@ use crate::support::{REDIS, TestBroker, docker_broker, redis_yaml, service_file}
 /// The quick redis with its plan `large` alone.
 fn only_large() -> String {
     let yaml = redis_yaml("");
-    let start = yaml.find("\n  - id: redis-small").unwrap();
-    let end = yaml.find("\n  - id: redis-large").unwrap();
+    let start = yaml.find("\n  - id: redis-small").expect("the plan small");
+    let end = yaml.find("\n  - id: redis-large").expect("the plan large");
     format!("{}{}", &yaml[..start], &yaml[end..])
 }
 
@@ -106,7 +106,7 @@ fn no_secret_is_shown_by_a_check_that_fails() {
         &file,
         "username: 'a:b'\npassword: login-secret\nport: x\n\
          encryption_keys: [key-secret]\n\
-         registries:\n- {password: registry-secret}\n- {host: 'a/b', password: registry-secret}\n\
+         registries:\n- {password: registry-secret}\n- {host: 'https://u:registry-secret@r', password: registry-secret}\n\
          services:\n- id: s\n  plans:\n  - id: p\n    credentials:\n      \
          password: {key: 'no name', value: pinned-secret}\n      \
          username: {key: A, value: [pinned-secret]}\n",

@@ -43,10 +43,10 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
 
 /// All problems of a settings document, their paths without the file.
 fn problems(document: &Value) -> Vec<Problem> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("broker.yml");
     // JSON is YAML.
-    fs::write(&file, document.to_string()).unwrap();
+    fs::write(&file, document.to_string()).expect("a file can be written");
     let (configuration, problems) = load(Some(&file), &[], &Overrides::default());
     let failed = problems.iter().any(|problem| problem.severity == Severity::Error);
     assert_eq!(configuration.is_none(), failed, "{problems:?}");
@@ -229,6 +229,7 @@ fn each_mistake_in_the_settings_is_named_with_its_place_and_what_would_be_right(
             ("/password_file", json!("/no/such"), "password_file", "cannot read /no/such"),
             ("/listen_address", json!("here"), "listen_address", "\"here\" is not an IP address"),
             ("/external_ip", json!("host"), "external_ip", "is not an IP address"),
+            ("/docker_url", json!("ssh://host"), "docker_url", "must begin with unix://"),
             ("/port", json!(70_000), "port", "must be a whole number from 0 to 65535"),
             ("/host_ports", json!("9-1"), "host_ports", "is not a range such as \"20000-29999\""),
             ("/host_ports", json!(8000), "host_ports", "\"8000\" is not a range"),
@@ -243,6 +244,7 @@ fn each_mistake_in_the_settings_is_named_with_its_place_and_what_would_be_right(
             ("/fetch_images", json!("x"), "fetch_images", "must be true or false"),
             ("/registries", json!([{}]), "registries[0].host", "is missing"),
             ("/registries", json!([{"host": "https://r"}]), "registries[0].host", "a scheme"),
+            ("/registries", json!([{"host": "u:p@r"}]), "registries[0].host", "a login"),
             ("/registries", registry(json!({"username": "u"})), "registries[0].username", "belong"),
             (
                 "/registries",

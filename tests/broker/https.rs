@@ -34,7 +34,8 @@ struct Certificate {
 
 impl Certificate {
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let made =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         Self {
             der: made.cert.der().clone(),
             pem: made.cert.pem(),
@@ -45,7 +46,7 @@ impl Certificate {
 
 impl Files {
     fn new(certificate: &str, key: &str) -> Self {
-        let files = Self { directory: tempfile::tempdir().unwrap() };
+        let files = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         files.replace(certificate, key);
         files
     }
@@ -55,8 +56,8 @@ impl Files {
     }
 
     fn replace(&self, certificate: &str, key: &str) {
-        fs::write(self.path("key.pem"), key).unwrap();
-        fs::write(self.path("certificate.pem"), certificate).unwrap();
+        fs::write(self.path("key.pem"), key).expect("a file can be written");
+        fs::write(self.path("certificate.pem"), certificate).expect("a file can be written");
     }
 
     fn setting(&self) -> String {
@@ -79,8 +80,12 @@ impl Files {
             self.path("data").display(),
             self.setting()
         );
-        fs::write(self.path("broker.yml"), settings).unwrap();
-        let done = docker_broker(&["serve", "--config", self.path("broker.yml").to_str().unwrap()]);
+        fs::write(self.path("broker.yml"), settings).expect("a file can be written");
+        let done = docker_broker(&[
+            "serve",
+            "--config",
+            self.path("broker.yml").to_str().expect("a temporary path is UTF-8"),
+        ]);
         assert_eq!(done.code, Some(1), "{done:?}");
         done.stderr
     }
@@ -100,20 +105,22 @@ impl Connection {
     ) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in trusted {
-            roots.add(certificate.der.clone()).unwrap();
+            roots.add(certificate.der.clone()).expect("a certificate that can be trusted");
         }
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions)
-            .unwrap()
+            .expect("known versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let stream = TcpStream::connect(address(broker)).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TcpStream::connect(address(broker)).await.expect("the broker listens");
+        let name = ServerName::try_from("localhost").expect("a name");
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let (_, session) = stream.get_ref();
-        let shown = session.peer_certificates().unwrap()[0].clone().into_owned();
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        let shown = session.peer_certificates().expect("the server shows a certificate")[0]
+            .clone()
+            .into_owned();
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
         Ok(Self { sender, shown })
     }
@@ -125,10 +132,10 @@ impl Connection {
             .header("x-broker-api-version", "2.17")
             .header("authorization", broker.client.authorization())
             .body(Empty::new())
-            .unwrap();
-        let reply = self.sender.send_request(request).await.unwrap();
+            .expect("a request");
+        let reply = self.sender.send_request(request).await.expect("the broker answers");
         let status = reply.status().as_u16();
-        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        let body = reply.into_body().collect().await.expect("a whole body").to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 /// Writes `FILE` with an image that has this name, which is removed from the engine.
 fn tarball(file: &Path, image: &str) {
     docker_ok(&["tag", "busybox:1", image]);
-    docker_ok(&["save", "-o", file.to_str().unwrap(), image]);
+    docker_ok(&["save", "-o", file.to_str().expect("a temporary path is UTF-8"), image]);
     docker_ok(&["rmi", image]);
 }
 
@@ -62,22 +62,33 @@ fn fetch_images_loads_tarballs_and_goes_on_after_a_broken_one() {
     fs::create_dir(path("images")).unwrap();
     fs::write(path("images/a.tar"), "this is no tarball").unwrap();
     tarball(&path("images/b.tar"), &image);
-    fs::write(
-        path("broker.yml"),
-        format!(
-            "images_directory: {}\nservices:\n- id: s\n  name: s\n  description: s\n  plans:\n  \
-             - {{id: p, name: p, description: p, container: {{image: '{image}', pull: never}}}}\n",
-            path("images").display()
-        ),
-    )
-    .unwrap();
-    let config = path("broker.yml").display().to_string();
-    let done = docker_broker(&["fetch-images", "--config", &config]);
+    let config = path("broker.yml");
+    let write = |images: &[&str]| {
+        let plan = |image: &&str| {
+            let id = docker_broker::catalog::hex(image.as_bytes());
+            let container = format!("container: {{image: '{image}'}}");
+            format!("  - {{id: {id}, name: {id}, description: p, {container}}}\n")
+        };
+        let plans: Vec<String> = images.iter().map(plan).collect();
+        let text = format!(
+            "images_directory: {}\nservices:\n- id: s\n  name: s\n  description: s\n  plans:\n{}",
+            path("images").display(),
+            plans.concat()
+        );
+        fs::write(&config, text).unwrap();
+    };
+    let run = || docker_broker(&["fetch-images", "--config", config.to_str().unwrap()]);
+    // Nothing listens on port 1.
+    write(&[&image, "127.0.0.1:1/app:1"]);
+    let done = run();
     assert_eq!(done.code, Some(1), "{done:?}");
-    assert!(done.stderr.contains("a.tar"), "{done:?}");
+    for words in ["a.tar", "127.0.0.1:1/app:1: cannot pull"] {
+        assert!(done.stderr.contains(words), "{words}: {done:?}");
+    }
     assert!(docker(&["image", "inspect", &image]).status.success(), "{done:?}");
     fs::remove_file(path("images/a.tar")).unwrap();
-    let done = docker_broker(&["fetch-images", "--config", &config]);
+    write(&[&image]);
+    let done = run();
     assert_eq!(done.code, Some(0), "{done:?}");
 }
 

@@ -34,8 +34,8 @@ async fn running(container: &str) {
 }
 
 fn interrupt(broker: &TestBroker) {
-    let pid = Pid::from_raw(i32::try_from(broker.pid()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    let pid = Pid::from_raw(i32::try_from(broker.pid()).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("a running process takes signals");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +78,10 @@ async fn sigterm_ends_it_in_time_in_the_middle_of_a_provision_which_then_goes_on
     docker_ok(&["exec", &container, "touch", "/tmp/open"]);
     assert_eq!(broker.client.poll("p1").await.0, "succeeded");
     assert_eq!(docker_ok(&["inspect", "--format", "{{.Id}}", &container]), id);
+    // It found the network of its first start.
+    let label = format!("label=io.docker-broker.owner={}", broker.name());
+    broker.ready().await;
+    assert_eq!(docker_ok(&["network", "ls", "-q", "--filter", &label]).lines().count(), 1);
     broker.client.deprovision("p1").await.expect(200);
 }
 

@@ -6,11 +6,11 @@ use crate::support::{Finished, TestBroker, docker_broker, unique};
 
 /// Runs `serve` once more with the settings of a broker, with some text replaced.
 fn serve_again(broker: &TestBroker, replace: &str, by: &str) -> Finished {
-    let settings = fs::read_to_string(broker.settings_file()).unwrap();
+    let settings = fs::read_to_string(broker.settings_file()).expect("its settings can be read");
     assert!(settings.contains(replace), "{settings}");
     let file = broker.data.path().join("other.yml");
-    fs::write(&file, settings.replace(replace, by)).unwrap();
-    docker_broker(&["serve", "--config", file.to_str().unwrap()])
+    fs::write(&file, settings.replace(replace, by)).expect("a file can be written");
+    docker_broker(&["serve", "--config", file.to_str().expect("a temporary path is UTF-8")])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rand::Rng;
 use tempfile::TempDir;
 
 use super::{Daemon, docker, docker_ok, eventually};
@@ -34,10 +35,14 @@ impl Registry {
     /// Not started yet; on 127.0.0.1, where dockerd needs neither TLS nor permission.
     pub(crate) fn new() -> Self {
         install();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        // Below the range of which the kernel gives out ports, so that nobody takes it while the
+        // registry is stopped.
+        let addresses = std::iter::repeat_with(|| rand::rng().random_range(10_000..20_000_u16));
+        let mut addresses = addresses.map(|port| format!("127.0.0.1:{port}"));
+        let address = addresses.find(|address| TcpListener::bind(address).is_ok());
         Self {
             directory: tempfile::tempdir().expect("a temporary directory"),
-            address: port.expect("a free port").to_string(),
+            address: address.expect("a free port"),
             protected: false,
             certificate: None,
             namespace: None,
@@ -105,23 +110,25 @@ impl Registry {
 
     pub(crate) async fn start(&mut self) {
         let path = |name: &str| self.directory.path().join(name);
-        let mut text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
-            path("data").display()
-        );
+        let mut text = vec![
+            "version: 0.1\nlog: {level: info}".to_owned(),
+            format!("storage: {{filesystem: {{rootdirectory: {}}}}}", path("data").display()),
+        ];
         if self.protected {
-            fs::write(path("htpasswd"), HTPASSWD).expect("a file can be written");
             let file = path("htpasswd");
-            text += &format!("auth: {{htpasswd: {{realm: r, path: {}}}}}\n", file.display());
+            fs::write(&file, HTPASSWD).expect("a file can be written");
+            text.push(format!("auth: {{htpasswd: {{realm: r, path: {}}}}}", file.display()));
         }
-        text += &format!("http:\n  addr: {}\n", self.address);
+        text.push(format!("http:\n  addr: {}", self.address));
         if let Some((certificate, key)) = &self.certificate {
             fs::write(self.ca_file(), certificate).expect("a file can be written");
             fs::write(path("key.pem"), key).expect("a file can be written");
             let (certificate, key) = (self.ca_file(), path("key.pem"));
             let (certificate, key) = (certificate.display(), key.display());
-            text += &format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
+            text.push(format!("  tls: {{certificate: {certificate}, key: {key}}}"));
         }
+        text.push(String::new());
+        let text = text.join("\n");
         fs::write(path("registry.yml"), text).expect("its configuration can be written");
         let log = fs::File::options().create(true).append(true).open(path("log"));
         let log = log.expect("its log can be opened");
