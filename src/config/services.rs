@@ -82,12 +82,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         schemas,
         container: container_node.map_or_else(container::placeholder, container::container),
         credentials,
-        syslog_drain: syslog_drain(&node).filter(|_| drains),
+        syslog_drain: syslog_drain(&node, drains),
     };
-    if node.has("syslog_drain_port") && !drains {
-        let message = "has no effect unless the service says requires: [syslog_drain]";
-        node.warning("syslog_drain_port", message);
-    }
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);
@@ -204,10 +200,15 @@ fn template(node: &Node<'_>) -> Option<Json> {
     Some(template)
 }
 
-fn syslog_drain(node: &Node<'_>) -> Option<SyslogDrain> {
+/// OSB: only offerings that require it may hand out a drain.
+fn syslog_drain(node: &Node<'_>, required: bool) -> Option<SyslogDrain> {
     let protocol = node.string("syslog_drain_protocol").unwrap_or_else(|| "syslog".to_owned());
     let port = node.parsed("syslog_drain_port", ContainerPort::parse)?;
-    Some(SyslogDrain { port, protocol })
+    if !required {
+        let message = "has no effect unless the service says requires: [syslog_drain]";
+        node.warning("syslog_drain_port", message);
+    }
+    required.then_some(SyslogDrain { port, protocol })
 }
 
 /// Ports that are named must be published, where the plan says which ones are.

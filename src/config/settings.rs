@@ -214,7 +214,7 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
 }
 
 fn docker_url(node: &Node<'_>, over: &Overrides) -> String {
-    let url = over.docker_url.clone().or_else(|| node.string("docker_url"));
+    let url = over.docker_url.clone().or(node.string("docker_url"));
     let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
     if !["unix://", "tcp://", "http://", "/"].iter().any(|start| url.starts_with(start)) {
         node.error(
@@ -274,15 +274,6 @@ fn login(node: &Node<'_>, over: &Overrides) -> BrokerLogin {
         node.error("username", "must not be empty or contain a colon (HTTP basic)");
     }
     BrokerLogin { username, password }
-}
-
-fn docker_url(node: &Node<'_>, over: &Overrides) -> String {
-    let url = over.docker_url.clone().or(node.string("docker_url"));
-    let url = url.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-    if !["unix:///", "tcp://", "http://"].iter().any(|scheme| url.starts_with(scheme)) {
-        node.error("docker_url", format!("is {url:?}; it must begin with unix:/// or tcp://"));
-    }
-    url
 }
 
 fn tls(node: &Node<'_>, listen_address: IpAddr) -> Option<TlsSettings> {

@@ -156,17 +156,14 @@ async fn a_rotation_needs_its_predecessor_only() {
     let fetched = client.get(&path("i", "new")).await.expect(200);
     assert_eq!(fetched["parameters"], parameters["parameters"], "the successor takes them over");
 
-    for (binding, predecessor) in [
-        ("x", "unknown"),
-        ("x", "elsewhere"),
-        ("x", "OLD"),
-        ("x", "x"),
-        ("new", "unknown"),
-        ("x", ""),
-    ] {
+    for (binding, predecessor) in
+        [("x", "unknown"), ("x", "elsewhere"), ("x", "OLD"), ("x", "x"), ("x", "")]
+    {
         let body = json!({ "predecessor_binding_id": predecessor });
         client.put(&path("i", binding), &body).await.expect(400);
     }
+    let another = json!({"predecessor_binding_id": "unknown"});
+    client.put(&path("i", "new"), &another).await.expect(409);
     client.get(&path("i", "x")).await.expect(404);
     client.put(&path("none", "x"), &rotation).await.expect(404);
     // An ordinary binding is not a rotation, and neither is another one.
@@ -176,6 +173,7 @@ async fn a_rotation_needs_its_predecessor_only() {
     // Both are valid until each is removed.
     assert_eq!(bind_with(client, "i", "old", &parameters).await.expect(200), old);
     client.unbind("i", "old").await.expect(200);
-    client.get(&path("i", "new")).await.expect(200);
+    let repeated = client.put(&path("i", "new"), &rotation).await.expect(200);
+    assert_eq!(repeated, new, "also when its predecessor is gone");
     client.unbind("i", "new").await.expect(200);
 }

@@ -60,6 +60,37 @@ fn a_warning_is_shown_and_does_not_fail_the_check() {
 }
 
 #[test]
+fn an_option_wins_over_the_settings_file_without_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let (settings, password) = (directory.path().join("broker.yml"), directory.path().join("pw"));
+    let text = "username: a\npassword: in-the-file\nport: 1\nlog_level: debug\nname: one\n\
+                data_directory: /nowhere\nlisten_address: 10.0.0.1\nexternal_ip: 10.0.0.1\n\
+                external_host: a\ndocker_url: tcp://a:1\nlog_format: json\nservices: []\n";
+    std::fs::write(&settings, text).unwrap();
+    std::fs::write(&password, "from-the-option\n").unwrap();
+    let overrides = docker_broker::config::Overrides {
+        username: Some("b".to_owned()),
+        password_file: Some(password),
+        port: Some(2),
+        log_level: Some("warn".to_owned()),
+        name: Some("two".to_owned()),
+        data_directory: Some("/there".into()),
+        listen_address: Some([127, 0, 0, 1].into()),
+        external_ip: Some([127, 0, 0, 1].into()),
+        external_host: Some("b".to_owned()),
+        docker_url: Some("unix:///b".to_owned()),
+        log_format: Some(docker_broker::config::LogFormat::Text),
+        password: None,
+    };
+    let (configuration, problems) = docker_broker::config::load(Some(&settings), &[], &overrides);
+    assert_eq!(problems, []);
+    let settings = configuration.unwrap().settings;
+    assert_eq!(settings.login.password.as_deref(), Some("from-the-option"));
+    assert_eq!((settings.login.username.as_str(), settings.port), ("b", 2));
+    assert_eq!((settings.external_host.as_str(), settings.name.as_str()), ("b", "two"));
+}
+
+#[test]
 fn wrong_usage_exits_with_2() {
     for args in [&["nonsense"][..], &["serve", "--nonsense"], &["serve", "--port", "x"]] {
         let done = docker_broker(args);

@@ -224,11 +224,11 @@ fn each_mistake_in_the_settings_is_named_with_its_place_and_what_would_be_right(
         "",
         vec![
             ("/name", json!("a b"), "name", "\"a b\"; it needs 2 to 40 characters"),
-            ("/username", json!("me"), "password", "is missing beside username"),
             ("/password", json!(""), "password", "must not be empty"),
             ("/password_file", json!("/no/such"), "password_file", "cannot read /no/such"),
             ("/listen_address", json!("here"), "listen_address", "\"here\" is not an IP address"),
             ("/external_ip", json!("host"), "external_ip", "is not an IP address"),
+            ("/external_ip", json!("0.0.0.0"), "external_ip", "no client can connect"),
             ("/docker_url", json!("ssh://host"), "docker_url", "must begin with unix://"),
             ("/port", json!(70_000), "port", "must be a whole number from 0 to 65535"),
             ("/host_ports", json!("9-1"), "host_ports", "is not a range such as \"20000-29999\""),

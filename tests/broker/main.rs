@@ -1,8 +1,3 @@
-#![expect(
-    clippy::format_push_string,
-    clippy::format_collect,
-    reason = "in a test, plain beats quick"
-)]
 #![expect(clippy::unwrap_used, reason = "a test ends with what it did not find")]
 #![expect(clippy::print_stdout, reason = "the log of a broker is shown when its test fails")]
 //! The broker as a platform and its operator see it: the real binary, real dockerd, real servers.

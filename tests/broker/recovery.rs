@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Redis, TestBroker, docker_ok, eventually};
+use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
 
 /// A broker with an instance `r1` that holds a value.
 async fn with_data() -> (TestBroker, Redis) {
@@ -64,11 +64,44 @@ async fn an_instance_whose_directory_is_missing_is_reported_and_not_started_empt
     assert_eq!(broker.containers(), [""; 0]);
     assert!(!directory.exists());
     assert!(broker.log_text().contains("is missing, so its container was not started"));
+    let refused = broker.client.bind("r1", "b2").await;
+    refused.expect(422);
+    assert!(refused.description().contains("ask the operator"), "{}", refused.description());
     // Put back, it works as before.
     fs::rename(&aside, &directory).unwrap();
     restart(&mut broker).await;
     let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(200));
     assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_an_instance_whose_directory_is_missing_fails_and_makes_no_empty_one() {
+    let (broker, redis) = with_data().await;
+    let directory = broker.directories().join("i-r1");
+    let aside = broker.data.path().join("aside");
+    fs::rename(&directory, &aside).unwrap();
+    let body = json!({ "service_id": broker.client.service_id, "plan_id": REDIS.2 });
+    let refused = broker.client.patch("/v2/service_instances/r1", &body).await;
+    refused.expect(500);
+    assert!(refused.description().contains("is missing"), "{}", refused.description());
+    assert!(!directory.exists());
+    fs::rename(&aside, &directory).unwrap();
+    broker.client.patch("/v2/service_instances/r1", &body).await.expect(200);
+    assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_provision_that_is_repeated_takes_the_plan_as_it_was_mended() {
+    let broken = redis_yaml("").replace("exec redis-server", "exec no-such-server");
+    let mut broker = TestBroker::builder().yaml(broken, REDIS.0, REDIS.1).start().await;
+    let failed = broker.client.provision("r1").await;
+    failed.expect(500);
+    assert!(failed.description().contains("exit code"), "{}", failed.description());
+    broker.set_yaml(redis_yaml(""));
+    restart(&mut broker).await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    assert_eq!(redis.expect("PING").await, "+PONG");
 }
 
 #[tokio::test(flavor = "multi_thread")]

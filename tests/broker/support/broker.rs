@@ -187,6 +187,11 @@ impl TestBroker {
         }
     }
 
+    /// Changes the services for the next [`TestBroker::launch`].
+    pub(crate) fn set_yaml(&mut self, yaml: String) {
+        self.builder.yaml = Some(yaml);
+    }
+
     /// Starts the process on the same data; returns when it listens.
     pub(crate) async fn launch(&mut self) {
         self.write_settings();
