@@ -172,6 +172,16 @@ pub struct Hardening {
 pub enum ReadinessCheck {
     /// These TCP ports accept a connection; empty: any of the published ones does.
     Tcp(Vec<ContainerPort>),
+    /// This TCP port answers `send` with something that contains `expect`: the one check without a
+    /// process of its own that tells a server that loads its data from one that serves it.
+    Exchange {
+        /// Port in the container.
+        port: ContainerPort,
+        /// What is sent, with handlebars for the instance's credentials.
+        send: String,
+        /// What the answer has to contain.
+        expect: String,
+    },
     /// This command succeeds inside the container.
     Exec(Vec<String>),
     /// This path answers below 400 on this TCP port.

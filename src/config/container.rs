@@ -305,6 +305,27 @@ fn parse_tmpfs(text: &str) -> Result<Tmpfs, String> {
     Ok(Tmpfs { path: absolute(path)?, options: options.to_owned() })
 }
 
+/// Ports that are open, or, with `send` and `expect`, one that answers.
+fn tcp(node: &Node<'_>) -> Option<ReadinessCheck> {
+    let ports = node.parsed_list("tcp", ContainerPort::parse);
+    let (send, expect) = (node.string("send"), node.string("expect"));
+    if let Some(Err(error)) =
+        send.as_ref().map(|send| crate::credentials::check_template(&send.as_str().into()))
+    {
+        node.error("send", error.to_string());
+    }
+    match (send, expect, ports.as_slice()) {
+        (None, None, _) => Some(ReadinessCheck::Tcp(ports)),
+        (Some(send), Some(expect), [port]) => {
+            Some(ReadinessCheck::Exchange { port: *port, send, expect })
+        }
+        _ => {
+            node.error("send", "and expect belong together, with one port in tcp");
+            None
+        }
+    }
+}
+
 fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
     let mut check = None;
     let mut timeout = DEFAULT_READINESS_TIMEOUT;
@@ -315,9 +336,7 @@ fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
             node.error("readiness", format!("has {}; one check is needed", given.join(" and ")));
         }
         check = match given.first().copied() {
-            Some("tcp") => {
-                Some(ReadinessCheck::Tcp(entry.parsed_list("tcp", ContainerPort::parse)))
-            }
+            Some("tcp") => tcp(&entry),
             Some("exec") => words(&entry, "exec").map(ReadinessCheck::Exec),
             Some("http") => entry.node("http").and_then(|http| {
                 let port = http.parsed("port", ContainerPort::parse);
@@ -343,7 +362,9 @@ fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
     }
     let ports = match &check {
         Some(ReadinessCheck::Tcp(ports)) => ports.as_slice(),
-        Some(ReadinessCheck::Http { port, .. }) => std::slice::from_ref(port),
+        Some(ReadinessCheck::Http { port, .. } | ReadinessCheck::Exchange { port, .. }) => {
+            std::slice::from_ref(port)
+        }
         _ => &[],
     };
     for port in ports {

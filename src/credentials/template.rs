@@ -4,6 +4,8 @@ use handlebars::{Handlebars, no_escape};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::InstanceSecrets;
+
 /// A template that cannot be rendered.
 #[derive(Debug, thiserror::Error)]
 #[error("{template:?} cannot be rendered: {reason}")]
@@ -67,6 +69,18 @@ fn walk(
         ),
         other => other.clone(),
     })
+}
+
+/// A text with the credentials of an instance in it: `{{username}}`, `{{password}}`, `{{dbname}}`.
+///
+/// # Errors
+/// [`TemplateError`] when it uses something that the instance does not have.
+pub fn render_text(text: &str, secrets: &InstanceSecrets) -> Result<String, TemplateError> {
+    let context = serde_json::json!({
+        "username": secrets.username, "password": secrets.password, "dbname": secrets.dbname,
+    });
+    let rendered = render(&Value::from(text), &context)?;
+    Ok(rendered.as_str().unwrap_or_default().to_owned())
 }
 
 /// Checks the syntax of every string in `template`.

@@ -13,8 +13,8 @@ use super::{
     work::Context,
 };
 use crate::{
-    catalog::{ContainerPort, Definition},
-    credentials::redact,
+    catalog::{ContainerPort, Definition, Readiness, ReadinessCheck},
+    credentials::{redact, render_text},
     docker::{ContainerSpec, DockerError, ImageFacts, NotReady, spec},
     store::RowError,
 };
@@ -36,6 +36,17 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) const NONE: Self = Self { directories: None, created: None, started: None };
+}
+
+/// The readiness check of an instance, with its credentials where the plan asks for them.
+fn readiness_of(instance: &Instance) -> Result<Readiness, Failure> {
+    let mut readiness = instance.definition.plan.container.readiness.clone();
+    if let ReadinessCheck::Exchange { send, .. } = &mut readiness.check {
+        *send = render_text(send, &instance.private.secrets).map_err(|error| {
+            Failure::because(format!("the readiness check of this plan: {error}"))
+        })?;
+    }
+    Ok(readiness)
 }
 
 fn reached(step: Option<Step>) {
@@ -258,7 +269,7 @@ impl Broker {
         check(&context.cancel)?;
         context.step("waiting until the service answers");
         let name = self.container_name(&instance.row.name);
-        let readiness = &instance.definition.plan.container.readiness;
+        let readiness = &readiness_of(instance)?;
         let ports: Vec<ContainerPort> = instance.ports.keys().copied().collect();
         loop {
             let ready = tokio::select! {

@@ -66,8 +66,8 @@ fn an_option_wins_over_the_settings_file_without_a_warning() {
     let text = "username: a\npassword: in-the-file\nport: 1\nlog_level: debug\nname: one\n\
                 data_directory: /nowhere\nlisten_address: 10.0.0.1\nexternal_ip: 10.0.0.1\n\
                 external_host: a\ndocker_url: tcp://a:1\nlog_format: json\nservices: []\n";
-    std::fs::write(&settings, text).unwrap();
-    std::fs::write(&password, "from-the-option\n").unwrap();
+    fs::write(&settings, text).unwrap();
+    fs::write(&password, "from-the-option\n").unwrap();
     let overrides = docker_broker::config::Overrides {
         username: Some("b".to_owned()),
         password_file: Some(password),

@@ -92,8 +92,8 @@ async fn an_update_of_an_instance_whose_directory_is_missing_fails_and_makes_no_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_provision_that_is_repeated_takes_the_plan_as_it_was_mended() {
-    let broken = redis_yaml("").replace("exec redis-server", "exec no-such-server");
-    let mut broker = TestBroker::builder().yaml(broken, REDIS.0, REDIS.1).start().await;
+    let wrong_plan = redis_yaml("").replace("exec redis-server", "exec no-such-server");
+    let mut broker = TestBroker::builder().yaml(wrong_plan, REDIS.0, REDIS.1).start().await;
     let failed = broker.client.provision("r1").await;
     failed.expect(500);
     assert!(failed.description().contains("exit code"), "{}", failed.description());

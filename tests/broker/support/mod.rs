@@ -30,7 +30,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Longest time for anything that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Waits until `attempt` gives something; panics with what it said last.
 pub(crate) async fn eventually<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T

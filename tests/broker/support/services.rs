@@ -36,7 +36,7 @@ pub(crate) fn redis_yaml(extra: &str) -> String {
       volumes:
       - {{path: /data, owner: '999:999'}}
       limits: {{memory: {memory}, pids: 64}}
-      readiness: {{tcp: 6379/tcp, timeout: 30s}}
+      readiness: {{tcp: 6379/tcp, send: "AUTH {{{{password}}}}\r\nPING\r\n", expect: +PONG, timeout: 30s}}
       hardening: {{cap_drop: [ALL], read_only: true, tmpfs: ['/tmp:size=16m']}}
     credentials:
       username: {{value: default}}
