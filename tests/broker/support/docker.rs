@@ -38,23 +38,30 @@ pub(crate) fn in_image(
     (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
 }
 
-/// Removes all containers and networks of a broker.
+/// Removes all containers and networks of a broker. Looks again, because a request of a killed
+/// broker may still be carried out.
 pub(crate) fn remove_labelled(owner: &str) {
+    const PASSES: usize = 5;
     let filter = format!("label=io.docker-broker.owner={owner}");
     let list = |args: &[&str]| -> Vec<String> {
-        let output = docker(args);
+        let output = docker(&[args, &["-q", "--filter", &filter]].concat());
         String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
     };
-    let containers = list(&["ps", "-aq", "--filter", &filter]);
-    if !containers.is_empty() {
-        let mut args = vec!["rm", "-f", "-v"];
-        args.extend(containers.iter().map(String::as_str));
-        docker(&args);
+    let remove = |args: &[&str], ids: &[String]| {
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        docker(&[args, &ids].concat())
+    };
+    for _ in 0..PASSES {
+        let (containers, networks) = (list(&["ps", "-a"]), list(&["network", "ls"]));
+        if containers.is_empty() && networks.is_empty() {
+            return;
+        }
+        if !containers.is_empty() {
+            remove(&["rm", "-f", "-v"], &containers);
+        }
+        if !networks.is_empty() {
+            remove(&["network", "rm"], &networks);
+        }
     }
-    let networks = list(&["network", "ls", "-q", "--filter", &filter]);
-    if !networks.is_empty() {
-        let mut args = vec!["network", "rm"];
-        args.extend(networks.iter().map(String::as_str));
-        docker(&args);
-    }
+    println!("something of broker {owner} is left in Docker");
 }
