@@ -40,6 +40,9 @@ struct Args {
     /// Fewer rounds, to see that it works: no figures to publish.
     #[arg(long)]
     quick: bool,
+    /// Only this part, and what takes no time.
+    #[arg(long, value_enum)]
+    only: Option<Part>,
     /// Where the figures go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -52,6 +55,14 @@ struct Args {
     /// What `cargo bench` says.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Provision,
+    Requests,
+    Catalog,
+    Start,
 }
 
 /// How much is measured.
@@ -107,44 +118,51 @@ fn measure(args: &Args) -> Result<Report> {
     let docker = Docker::from_environment()?;
     let name = |what: &str| format!("{}-{what}", args.name);
     let start = |what: &str, first_port| {
-        let mut broker =
-            Broker::new(&args.broker, &docker, &docker.url(), &name(what), first_port)?;
+        let url = docker.url();
+        let mut broker = Broker::new(&args.broker, &docker, &url, &name(what), first_port)?;
         broker.launch_ready()?;
         anyhow::Ok(broker)
     };
+    let begins = |part| {
+        let wanted = args.only.is_none_or(|only| only == part);
+        if wanted {
+            // Progress, for people who wait.
+            drop(writeln!(std::io::stderr(), "{part:?} …"));
+        }
+        wanted
+    };
     let mut report = Report::default();
     let one = start("one", FIRST_PORT)?;
-    // The first request of a broker was the catalog as well.
+    // The second request; the first one was for the catalog as well.
     one.connect()?.exchange(&osb::catalog())?.expect(200)?;
     size::memory(&one, "idle", true, &mut report)?;
-
-    step("provision and deprovision");
-    let floor = Floor::new(docker.clone(), &name("floor"), FLOOR_PORT)?;
-    provision::measure(&floor, &one, &scale.provision, &mut report)?;
-
-    step("requests");
-    let many = start("many", FIRST_PORT + process::PORTS)?;
-    for broker in [&one, &many] {
-        broker.connect()?.exchange(&osb::provision(KEPT, false))?.expect(201)?;
+    size::binary(&args.broker, &mut report)?;
+    if begins(Part::Provision) {
+        let floor = Floor::new(docker.clone(), &name("floor"), FLOOR_PORT)?;
+        provision::measure(&floor, &one, &scale.provision, &mut report)?;
     }
-    let template = Template::of(many.data(), KEPT)?;
-    template.seed(many.data(), scale.instances)?;
-    let stocks = [(&one, 0), (&many, scale.instances)].map(|(broker, seeded)| latency::Stock {
-        broker,
-        real: KEPT,
-        seeded,
-    });
-    latency::measure(stocks, &scale.latency, &mut report)?;
-    size::memory(&many, &format!("{} instances", scale.instances + 1), false, &mut report)?;
-
-    step("catalog");
-    catalog::measure(&one, &scale.catalog, &mut report)?;
-
-    step("start");
-    drop((one, many, floor));
-    let (binary, broker) = (&args.broker, name("start"));
-    size::first_reply(binary, &docker, &broker, &template, scale.starts, &mut report)?;
-    size::binary(binary, &mut report)?;
+    let provision = osb::provision(KEPT, false);
+    one.connect()?.exchange(&provision)?.expect(201)?;
+    let template = Template::of(one.data(), KEPT)?;
+    if begins(Part::Requests) {
+        let many = start("many", FIRST_PORT + process::PORTS)?;
+        many.connect()?.exchange(&provision)?.expect(201)?;
+        template.seed(many.data(), scale.instances)?;
+        let stocks = [(&one, 0), (&many, scale.instances)].map(|(broker, seeded)| latency::Stock {
+            broker,
+            real: KEPT,
+            seeded,
+        });
+        latency::measure(stocks, &scale.latency, &mut report)?;
+        size::memory(&many, &format!("{} instances", scale.instances + 1), false, &mut report)?;
+    }
+    if begins(Part::Catalog) {
+        catalog::measure(&one, &scale.catalog, &mut report)?;
+    }
+    if begins(Part::Start) {
+        let broker = name("start");
+        size::first_reply(&args.broker, &docker, &broker, &template, scale.starts, &mut report)?;
+    }
     Ok(report)
 }
 
@@ -160,9 +178,4 @@ fn machine(args: &Args) -> Result<Value> {
 
 fn say(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{text}")?)
-}
-
-/// Progress, for people who wait.
-fn step(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text} …"));
 }

@@ -101,11 +101,13 @@ fn one_client(floor: &Floor, broker: &Broker, rounds: usize, report: &mut Report
             samples.each_ref().map(|samples| Times::of(of(samples).iter().copied()));
         for (how, times) in [("client waits", waiting), ("client polls", polling)] {
             let detail = format!(
-                "{:.0} to {:.0} ms, p90 {:.0} to {:.0}, n = {}",
+                "{:.0} to {:.0} ms, p90 {:.0} to {:.0}, max {:.0} to {:.0}, n = {}",
                 times.median(),
                 raw.median(),
                 times.percentile(90),
                 raw.percentile(90),
+                times.max(),
+                raw.max(),
                 raw.len()
             );
             let value = (times.median() / raw.median(), "x raw");
