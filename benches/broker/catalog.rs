@@ -18,7 +18,7 @@ use warp::Filter;
 
 use crate::{
     load, osb,
-    process::Broker,
+    process::{Broker, cpu_time},
     report::{Bound, Report, Times, number},
 };
 
@@ -37,25 +37,34 @@ pub(crate) fn measure(broker: &Broker, rounds: &Rounds, report: &mut Report) -> 
     std::fs::write(&body, broker.connect()?.exchange(&osb::catalog())?.body)?;
     let bare = BareWarp::start(&body)?;
     let all = vec![osb::catalog(); rounds.requests];
-    let sides = [bare.address, broker.address()];
+    let sides = [(bare.address, bare.child.id()), (broker.address(), broker.pid()?)];
     let mut samples: [Vec<Duration>; 2] = Default::default();
+    let mut cpu = [Duration::ZERO; 2];
     // The first round warms up.
     for round in 0..=rounds.rounds {
         for turn in 0..sides.len() {
             let which = (round + turn) % sides.len();
-            let measured = load::requests(sides[which], &all, 200)?;
+            let (address, pid) = sides[which];
+            let before = cpu_time(pid)?;
+            let measured = load::requests(address, &all, 200)?;
             if round > 0 {
                 samples[which].push(measured.whole);
+                cpu[which] += cpu_time(pid)?.saturating_sub(before);
             }
         }
     }
-    let [bare, ours] =
-        samples.map(|times| number(rounds.requests) / (Times::of(times).median() / 1000.0));
+    let each = number(rounds.requests);
+    let [bare, ours] = samples.map(|times| each / (Times::of(times).median() / 1000.0));
+    let [bare_cpu, our_cpu] =
+        cpu.map(|time| time.as_secs_f64() * 1e6 / each / number(rounds.rounds));
     report.add(
         format!("GET /v2/catalog per second, {} clients", load::CLIENTS),
         (ours / bare, "x bare warp"),
         Bound::AtLeast(LEAST),
-        format!("{ours:.0} to {bare:.0} /s, {} rounds of {}", rounds.rounds, rounds.requests),
+        format!(
+            "{ours:.0} to {bare:.0} /s, CPU {our_cpu:.1} to {bare_cpu:.1} µs each, {} rounds of {}",
+            rounds.rounds, rounds.requests
+        ),
     );
     Ok(())
 }

@@ -124,6 +124,10 @@ impl Broker {
         self.data.path()
     }
 
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the broker does not run")?.id())
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -139,12 +143,22 @@ impl Broker {
 
     /// A value in KiB of `/proc/PID/status`, in MiB.
     pub(crate) fn memory_mib(&self, key: &str) -> Result<f64> {
-        let pid = self.child.as_ref().context("the broker does not run")?.id();
+        let pid = self.pid()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.split_whitespace().next()).context("no such value")?;
         Ok(kib.parse::<f64>()? / 1024.0)
     }
+}
+
+/// Processor time of a process so far, in all its threads.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanoseconds += text.split(' ').next().context("no time")?.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
 }
 
 impl Drop for Broker {
