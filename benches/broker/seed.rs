@@ -21,7 +21,7 @@ const PORTS: (u16, u16) = (40_000, 59_999);
 /// One instance, taken apart.
 pub(crate) struct Template {
     row: InstanceRow,
-    definition: String,
+    definition: Vec<u8>,
     secret: Vec<u8>,
     operation: OperationRow,
 }

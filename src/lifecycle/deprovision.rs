@@ -8,8 +8,8 @@ use super::{
     fault::{Step, reach},
     instance::{operation_id, state_of},
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    replace::standby_name,
     retry::{check, while_unreachable},
-    update::standby_name,
     work::Context,
 };
 use crate::store::{InstanceRow, OperationRow};

@@ -28,6 +28,7 @@ mod instance;
 mod last_operation;
 mod provision;
 mod recover;
+mod replace;
 mod requests;
 mod retry;
 mod state;

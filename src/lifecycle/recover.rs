@@ -14,8 +14,8 @@ use super::{
     container::Faults,
     error::{Failure, InternalError},
     instance::Instance,
+    replace::standby_name,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
-    update::standby_name,
     work::Context,
 };
 use crate::{docker::OwnedContainer, telemetry::Chain};

@@ -1,0 +1,204 @@
+//! Carrying an update out: from the old container to the new one, and back if need be.
+//!
+//! The old container stands by, stopped and under another name, until the new one answers; it
+//! comes back when the new one does not. Data, ports and secrets are the same for both.
+
+use std::sync::Arc;
+
+use super::{
+    Broker, Event, InstanceState,
+    container::Faults,
+    error::{Failure, InternalError},
+    fault::{Step, reach},
+    instance::{Instance, SealedDefinition},
+    last_operation::SUCCEEDED,
+    retry::{check, while_unreachable},
+    update::{Target, merged_context},
+    work::Context,
+};
+use crate::{catalog::RestartPolicy, store::OperationRow};
+
+/// Name under which the old container stands by.
+pub(super) fn standby_name(name: &str) -> String {
+    format!("{name}.old")
+}
+
+impl Broker {
+    /// Carries an update out, from wherever it got to.
+    pub(super) async fn run_update(
+        &self,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let old = self.get(&operation.instance_id).await?;
+        let target = Target::open(&self.keys, operation)?;
+        let mut new = successor(&old, &target);
+        let changed = self.change(&old, &mut new, context).await;
+        match changed {
+            Ok(()) => {}
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(Failure::Failed { public, cause }) => {
+                reach(Step::UpdateRollingBack);
+                return Err(self.roll_back(&old, operation, context, public, cause).await);
+            }
+        }
+        self.commit_update(operation, &new, &target).await?;
+        reach(Step::UpdateCommitted);
+        let standby = standby_name(&self.container_name(&old.row.name));
+        let removed = while_unreachable(&context.cancel, context.deadline, || {
+            self.docker.remove(&standby, &old.row.id)
+        })
+        .await;
+        if let Err(Failure::Failed { public, .. }) = removed {
+            // The update is done; the next start removes what is left.
+            tracing::warn!(instance.id = old.row.id, reason = public, "the old container is left");
+        }
+        Ok(())
+    }
+
+    async fn change(
+        &self,
+        old: &Instance,
+        new: &mut Instance,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        // Everything that can fail without touching the old container comes first.
+        let image = self.require_image(&new.definition, context).await?;
+        self.require_ports(new, &image).await?;
+        self.require_data(old).await?;
+        self.ensure_directories(new).await?;
+        self.put_on_standby(old, context).await?;
+        let faults = Faults { created: Some(Step::UpdateCreated), ..Faults::NONE };
+        self.bring_up(new, true, faults, context).await?;
+        reach(Step::UpdateReady);
+        Ok(())
+    }
+
+    /// Stops the old container and gives it its other name, unless that has happened already.
+    async fn put_on_standby(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
+        check(&context.cancel)?;
+        context.step("stopping the container");
+        let name = self.container_name(&old.row.name);
+        let found =
+            while_unreachable(&context.cancel, context.deadline, || self.docker.inspect(&name))
+                .await?;
+        let is_old = found
+            .and_then(|facts| facts.labels)
+            .is_some_and(|labels| labels.generation == old.row.generation);
+        if !is_old {
+            return Ok(());
+        }
+        let grace = old.definition.plan.container.stop_timeout;
+        let steps = async || {
+            // dockerd must not start it beside the new one.
+            self.docker.set_restart(&name, &RestartPolicy::No).await?;
+            self.docker.stop(&name, grace).await
+        };
+        while_unreachable(&context.cancel, context.deadline, steps).await?;
+        reach(Step::UpdateStopped);
+        let standby = standby_name(&name);
+        while_unreachable(&context.cancel, context.deadline, || {
+            self.docker.rename(&name, &standby)
+        })
+        .await?;
+        reach(Step::UpdateRenamed);
+        Ok(())
+    }
+
+    /// Brings the old container back. The result is how the operation ends.
+    async fn roll_back(
+        &self,
+        old: &Instance,
+        operation: &OperationRow,
+        context: &Context,
+        reason: String,
+        cause: Option<InternalError>,
+    ) -> Failure {
+        context.step("going back to what was there before");
+        match self.restore(old, context).await {
+            Ok(()) => {
+                reach(Step::UpdateRolledBack);
+                let public = format!("{reason}; nothing was changed");
+                Failure::Failed { public, cause }
+            }
+            Err(Failure::Interrupted) => Failure::Interrupted,
+            Err(Failure::Failed { public, cause: second }) => {
+                let public = format!("{reason}; and the way back failed: {public}");
+                let recorded = self.fail_with(operation.clone(), public.clone(), Event::Fail).await;
+                if let Err(error) = recorded {
+                    return error.into();
+                }
+                Failure::Failed { public, cause: second.or(cause) }
+            }
+        }
+    }
+
+    async fn restore(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
+        let name = self.container_name(&old.row.name);
+        let standby = standby_name(&name);
+        let steps = async || {
+            if self.docker.owns(&standby, &old.row.id).await? {
+                self.docker.remove(&name, &old.row.id).await?;
+                self.docker.rename(&standby, &name).await?;
+            }
+            if self.docker.owns(&name, &old.row.id).await? {
+                self.docker.set_restart(&name, &old.definition.plan.container.restart).await?;
+                self.docker.start(&name).await?;
+            }
+            Ok(())
+        };
+        while_unreachable(&context.cancel, context.deadline, steps).await?;
+        let mut old = old.clone();
+        self.bring_up(&mut old, true, Faults::NONE, context).await?;
+        self.release_ports_beyond(&old).await
+    }
+
+    /// Gives up ports that were reserved for the new container.
+    async fn release_ports_beyond(&self, old: &Instance) -> Result<(), Failure> {
+        let (id, known) = (old.row.id.clone(), old.ports.clone());
+        let released = self.store.write(move |rows| {
+            for row in rows.list_ports(&id)? {
+                if !known.values().any(|port| *port == row.port) {
+                    rows.release_port(&row.protocol, row.port)?;
+                }
+            }
+            Ok(Ok::<(), Failure>(()))
+        });
+        released.await?
+    }
+
+    async fn commit_update(
+        &self,
+        operation: &OperationRow,
+        new: &Instance,
+        target: &Target,
+    ) -> Result<(), Failure> {
+        let sealed = new.private.seal(&self.keys, &new.row.id)?;
+        let definition = SealedDefinition::new(&self.keys, &target.definition)?;
+        let (id, mut row) = (operation.id.clone(), new.row.clone());
+        let committed = self.store.write(move |rows| {
+            if !rows.finish_operation(&id, SUCCEEDED, None)? {
+                return Ok(Err(Failure::Interrupted));
+            }
+            row.definition_hash = definition.store(rows)?;
+            row.sealed = sealed;
+            InstanceState::Ready.as_str().clone_into(&mut row.state);
+            rows.update_instance(&row)?;
+            Ok(Ok(()))
+        });
+        committed.await?
+    }
+}
+
+/// The instance as it is to become.
+fn successor(old: &Instance, target: &Target) -> Instance {
+    let mut new = old.clone();
+    new.row.plan_id.clone_from(&target.plan_id);
+    new.row.maintenance.clone_from(&target.maintenance);
+    new.row.generation += 1;
+    new.definition = Arc::new(target.definition.clone());
+    new.private.parameters.clone_from(&target.parameters);
+    new.private.context = merged_context(&old.private.context, target.context.as_ref());
+    new.private.secrets = old.private.secrets.extended_for(&target.definition.plan);
+    new
+}
