@@ -60,7 +60,9 @@ impl Broker {
 
     fn progress(&self, row: &OperationRow, state: Option<super::InstanceState>) -> Progress {
         let failed_update = row.kind == "update" && row.state == FAILED;
-        let step = self.works.step_of(row).map(str::to_owned);
+        // For a moment after its end its task is still there.
+        let running = row.state == IN_PROGRESS;
+        let step = running.then(|| self.works.step_of(row)).flatten().map(str::to_owned);
         Progress {
             state: row.state.clone(),
             description: step.or_else(|| row.description.clone()).filter(|text| !text.is_empty()),

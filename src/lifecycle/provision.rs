@@ -118,7 +118,8 @@ impl Broker {
                 Err(error) => return Ok(Err(error.into())),
             };
             let maintenance = plan.maintenance_info.as_ref().map(|info| info.version.clone());
-            let row = new_row(&request, definition.store(rows)?, sealed, maintenance);
+            let mut row = new_row(&request, definition.store(rows)?, sealed, maintenance);
+            row.generation += known.as_ref().map_or(0, |failed| failed.generation);
             match known {
                 None => rows.insert_instance(&row)?,
                 // As the catalog has it now: the operator may have mended the plan.
@@ -205,6 +206,11 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let mut instance = self.get(&operation.instance_id).await?;
+        if instance.row.generation > 1 {
+            // Another attempt after one that failed. What that has left, if it could not be undone,
+            // was made with other secrets.
+            self.undo(&instance, context).await?;
+        }
         let made = self.make(&mut instance, context).await;
         match made {
             Ok(()) => {}
