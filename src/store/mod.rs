@@ -158,11 +158,16 @@ impl Store {
     }
 }
 
+/// Pages in the WAL after which a write also has to bring them into the store. Whoever meets that
+/// waits longer, so it comes seldom; the WAL grows to 16 MiB in return.
+const CHECKPOINT_PAGES: u32 = 4000;
+
 fn configure(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.busy_timeout(worker::BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     Ok(())
 }
 
