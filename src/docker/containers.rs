@@ -145,9 +145,14 @@ impl Engine {
     /// # Errors
     /// [`DockerError`].
     pub async fn remove(&self, name: &str, instance_id: &str) -> Result<(), DockerError> {
-        if !self.owns(name, instance_id).await? {
-            return Ok(());
-        }
+        if self.owns(name, instance_id).await? { self.remove_own(name).await } else { Ok(()) }
+    }
+
+    /// Removes a container that [`Engine::owns`] has just said to be ours.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn remove_own(&self, name: &str) -> Result<(), DockerError> {
         let options = || RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let request = async |docker: &bollard::Docker| {
             match docker.remove_container(name, Some(options())).await {

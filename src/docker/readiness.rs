@@ -23,6 +23,9 @@ use crate::catalog::{ContainerPort, Protocol, Readiness, ReadinessCheck};
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// A connection on this host opens at once or not at all; one that was begun before the
+/// container's interface was up would hang until the kernel repeats it, seconds later.
+const CONNECT: Duration = Duration::from_millis(500);
 /// How often the container itself is looked at while its service does not answer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Most that is read of the answer to a check.
@@ -145,7 +148,7 @@ impl Engine {
 }
 
 async fn connect(address: IpAddr, port: ContainerPort) -> Result<TcpStream, String> {
-    match timeout(ATTEMPT, TcpStream::connect(SocketAddr::new(address, port.number))).await {
+    match timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port.number))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(format!("port {port}: {error}")),
         Err(_) => Err(format!("port {port}: no answer")),

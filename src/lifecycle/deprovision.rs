@@ -120,10 +120,8 @@ impl Broker {
             while_unreachable(&context.cancel, context.deadline, || self.docker.stop(&name, grace))
                 .await?;
             reach(Step::DeprovisionStopped);
-            while_unreachable(&context.cancel, context.deadline, || {
-                self.docker.remove(&name, &instance.row.id)
-            })
-            .await?;
+            while_unreachable(&context.cancel, context.deadline, || self.docker.remove_own(&name))
+                .await?;
         }
         self.docker.leave_network(&instance.row.id).await;
         reach(Step::DeprovisionRemoved);
