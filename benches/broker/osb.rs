@@ -16,7 +16,7 @@ pub(crate) const PASSWORD: &str = "bench-password";
 /// As in redis.yml.
 const SERVICE_ID: &str = "bench-service";
 const PLAN_ID: &str = "bench-plan";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn request(method: &str, path: &str, body: Option<&Value>) -> Vec<u8> {
     let login = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));

@@ -18,7 +18,7 @@ use crate::{docker::Docker, http::Connection, osb};
 const SERVICES: &str = include_str!("redis.yml");
 /// Key for secrets at rest, which seeded rows need as well.
 pub(crate) const KEY: &str = "bench-key-bench-key-bench-key";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(1);
 /// Host ports per broker.
 pub(crate) const PORTS: u16 = 400;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 
 const PAUSE: Duration = Duration::from_millis(1);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Logs in and pings on the published port until the answer is PONG: how often it had to ask.
 ///

@@ -134,6 +134,14 @@ impl Disk {
         Ok(paths)
     }
 
+    /// Whether an instance has a directory.
+    ///
+    /// # Errors
+    /// [`DiskError::BadName`].
+    pub fn exists(&self, name: &str) -> Result<bool, DiskError> {
+        Ok(self.directory(name)?.exists())
+    }
+
     /// Removes the directory of an instance with all its data. One that is gone is fine.
     ///
     /// # Errors

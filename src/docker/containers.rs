@@ -90,7 +90,9 @@ impl Engine {
                 if found.spec_hash.as_deref() == Some(spec.hash().as_str()) {
                     return Ok(());
                 }
-                self.remove(&spec.name, &spec.labels.instance_id).await?;
+                // Its clients may have written to it: it ends as gently as any other.
+                self.stop(&spec.name, spec.stop_timeout).await?;
+                self.remove_own(&spec.name).await?;
                 self.create(spec).await.map(|_| ())
             }
             _ => Err(DockerError::Foreign { object: format!("a container named {}", spec.name) }),
@@ -194,15 +196,27 @@ impl Engine {
         Ok(found.map(facts))
     }
 
+    /// Which generation the container of this name is, if it is one of this instance.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn generation(
+        &self,
+        name: &str,
+        instance_id: &str,
+    ) -> Result<Option<i64>, DockerError> {
+        let labels = self.inspect(name).await?.and_then(|facts| facts.labels);
+        let ours = labels
+            .filter(|labels| labels.owner == self.owner() && labels.instance_id == instance_id);
+        Ok(ours.map(|labels| labels.generation))
+    }
+
     /// Whether there is a container of this name and it is the one of this instance.
     ///
     /// # Errors
     /// [`DockerError`].
     pub async fn owns(&self, name: &str, instance_id: &str) -> Result<bool, DockerError> {
-        let labels = self.inspect(name).await?.and_then(|facts| facts.labels);
-        Ok(labels.is_some_and(|labels| {
-            labels.owner == self.owner() && labels.instance_id == instance_id
-        }))
+        Ok(self.generation(name, instance_id).await?.is_some())
     }
 
     /// Tells dockerd whether it may start a container by itself.
@@ -313,8 +327,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`DockerError`].
-    pub async fn ensure_networks(&self, owned: &[OwnedContainer]) -> Result<(), DockerError> {
-        self.networks.learn(self, owned).await
+    pub async fn ensure_networks(&self) -> Result<(), DockerError> {
+        self.networks.learn(self).await
     }
 }
 

@@ -15,7 +15,7 @@ use bollard::{
 use tokio::sync::Mutex;
 
 use super::{
-    DockerError, Engine, OwnedContainer,
+    DockerError, Engine,
     engine::{QUICK, SLOW},
     error::status,
     labels::OWNER,
@@ -53,15 +53,12 @@ impl Networks {
         Self { owner: owner.to_owned(), limit, bridges: Mutex::default() }
     }
 
-    /// Learns what is there, and makes the first bridge.
-    pub(super) async fn learn(
-        &self,
-        engine: &Engine,
-        owned: &[OwnedContainer],
-    ) -> Result<(), DockerError> {
-        let mut bridges = self.bridges.lock().await;
-        if bridges.is_none() {
-            *bridges = Some(self.find(engine, owned).await?);
+    /// Learns what is there, and makes the first bridge. Containers are listed under the lock, so
+    /// that nobody leaves between the listing and its use.
+    pub(super) async fn learn(&self, engine: &Engine) -> Result<(), DockerError> {
+        let mut guard = self.bridges.lock().await;
+        if guard.is_none() {
+            *guard = Some(self.find(engine).await?);
         }
         Ok(())
     }
@@ -74,8 +71,7 @@ impl Networks {
     ) -> Result<String, DockerError> {
         let mut guard = self.bridges.lock().await;
         if guard.is_none() {
-            let owned = engine.list_owned().await?;
-            *guard = Some(self.find(engine, &owned).await?);
+            *guard = Some(self.find(engine).await?);
         }
         let bridges = guard.get_or_insert_default();
         if let Some(bridge) = bridges.iter().find(|bridge| bridge.members.contains(instance_id)) {
@@ -119,11 +115,8 @@ impl Networks {
     }
 
     /// The broker's bridges and who is on them; at least one.
-    async fn find(
-        &self,
-        engine: &Engine,
-        owned: &[OwnedContainer],
-    ) -> Result<Vec<Bridge>, DockerError> {
+    async fn find(&self, engine: &Engine) -> Result<Vec<Bridge>, DockerError> {
+        let owned = engine.list_owned().await?;
         let mut bridges = self.list(engine).await?;
         if bridges.is_empty() {
             bridges.push(self.make(engine, &[]).await?);

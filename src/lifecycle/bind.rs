@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::{
     BindRequest, BoundDocument, Broker, Refusal, RotationRequest,
-    deprovision::belongs,
     error::InternalError,
     fault::{Step, reach},
     instance::{Private, damaged, open_definition, port_map, state_of},
@@ -64,13 +63,14 @@ impl Broker {
     /// [`Refusal`]; nothing was changed then.
     pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<BoundDocument, Refusal> {
         self.check_bind_parameters(&request)?;
+        self.look_for(&request.instance_id).await?;
         let broker = Arc::clone(self);
         let bound = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {
                 Ok(row) => row,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            if let Err(refusal) = belongs(&row, &request.service_id, Some(&request.plan_id)) {
+            if let Err(refusal) = broker.belongs(&row, &request.service_id, &request.plan_id) {
                 return Ok(Err(refusal));
             }
             let wanted = Wanted {

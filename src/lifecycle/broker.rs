@@ -1,6 +1,10 @@
 //! The broker: the rooms put together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,6 +80,8 @@ pub struct Broker {
     pub(super) starts: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
+    /// Instances that could not be brought back after this start.
+    pub(super) lost: Mutex<BTreeSet<String>>,
     pub(super) recovery: tokio::sync::watch::Sender<Recovery>,
 }
 
@@ -106,6 +112,7 @@ impl Broker {
             works: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            lost: Mutex::default(),
             recovery: tokio::sync::watch::Sender::new(Recovery::Waiting),
         })
     }
@@ -122,15 +129,24 @@ impl Broker {
         &self.images
     }
 
-    /// Whether an instance was usable before this start, and could not be brought back.
-    pub(super) fn is_lost(&self, instance_id: &str) -> bool {
-        match &*self.recovery.borrow() {
-            Recovery::Done { failed } => failed.iter().any(|id| id == instance_id),
-            Recovery::Waiting | Recovery::Running => false,
-        }
+    fn lost(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the broker is.
+    /// Whether an instance was usable before this start, and could not be brought back.
+    pub(super) fn is_lost(&self, instance_id: &str) -> bool {
+        self.lost().contains(instance_id)
+    }
+
+    pub(super) fn lose(&self, instance_id: &str) {
+        self.lost().insert(instance_id.to_owned());
+    }
+
+    pub(super) fn found(&self, instance_id: &str) {
+        self.lost().remove(instance_id);
+    }
+
+    /// How the broker is.    /// How the broker is.
     pub async fn status(&self) -> Status {
         let (docker, store) = tokio::join!(
             self.docker.ping(),

@@ -1,7 +1,8 @@
 //! Steps that bring an instance's container up; shared by provision, update and recovery.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
@@ -134,6 +135,12 @@ impl Broker {
         let rows = reserved.map_err(|()| Failure::because("all host ports are in use"))?;
         instance.ports = port_map(&rows)?;
         Ok(())
+    }
+
+    pub(super) async fn has_directory(&self, instance_name: &str) -> Result<bool, InternalError> {
+        let (disk, name) = (self.disk.clone(), instance_name.to_owned());
+        let looked = tokio::task::spawn_blocking(move || disk.exists(&name)).await;
+        Ok(looked.map_err(|_| InternalError::Panic)??)
     }
 
     /// Makes the directories of an instance.
@@ -278,7 +285,9 @@ impl Broker {
             };
             match ready {
                 Ok(()) => return Ok(()),
-                Err(NotReady::Docker(error)) if error.is_transient() => {
+                Err(NotReady::Docker(error))
+                    if error.is_transient() && Instant::now() < context.deadline =>
+                {
                     // Once dockerd answers again the service gets its full time.
                     while_unreachable(&context.cancel, context.deadline, || self.docker.ping())
                         .await?;
@@ -292,11 +301,30 @@ impl Broker {
         }
     }
 
+    /// Whether the service of an instance answers within `limit`.
+    pub(super) async fn answers(
+        &self,
+        instance: &Instance,
+        context: &Context,
+        limit: Duration,
+    ) -> bool {
+        let Ok(readiness) = readiness_of(instance) else { return false };
+        let readiness = Readiness { timeout: limit, ..readiness };
+        let name = self.container_name(&instance.row.name);
+        let ports: Vec<ContainerPort> = instance.ports.keys().copied().collect();
+        tokio::select! {
+            () = context.cancel.cancelled() => false,
+            ready = self.docker.wait_ready(&name, &readiness, &ports) => ready.is_ok(),
+        }
+    }
+
     /// What a failed container printed, for the operator, without the secrets that are known.
     async fn log_container(&self, instance: &Instance, name: &str) {
         match self.docker.log_tail(name, LOG_LINES).await {
             Ok(text) => {
-                let clean = redact(&text, instance.private.secrets.values());
+                let parameters = instance.private.parameters.values().filter_map(Value::as_str);
+                let known = instance.private.secrets.values().chain(parameters);
+                let clean = redact(&text, known);
                 tracing::warn!(
                     instance.id = instance.row.id,
                     container.name = name,

@@ -6,7 +6,7 @@ use super::{
     Accepted, Broker, DeleteRequest, Event, InstanceState, Refusal, Transition,
     error::Failure,
     fault::{Step, reach},
-    instance::{operation_id, state_of},
+    instance::{Private, operation_id, state_of},
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
     replace::standby_name,
     retry::{check, while_unreachable},
@@ -30,12 +30,13 @@ impl Broker {
         request: DeleteRequest,
     ) -> Result<Accepted, Refusal> {
         let accepts_incomplete = request.accepts_incomplete;
+        let broker = Arc::clone(self);
         let decided = self.store.write(move |rows| {
             let id = request.instance_id.as_str();
             let Some(row) = rows.find_instance(id)? else {
                 return Ok(Err(Refusal::Gone(format!("service instance {id} does not exist"))));
             };
-            if let Err(refusal) = belongs(&row, &request.service_id, Some(&request.plan_id)) {
+            if let Err(refusal) = broker.belongs(&row, &request.service_id, &request.plan_id) {
                 return Ok(Err(refusal));
             }
             let state = match state_of(&row) {
@@ -128,12 +129,14 @@ impl Broker {
         context.step("removing the data");
         self.remove_directories(&instance).await?;
         reach(Step::DeprovisionDirectories);
-        let (operation_id, instance_id) = (operation.id.clone(), instance.row.id);
-        let finished = self.store.write(move |rows| {
-            rows.delete_instance(&instance_id)?;
-            rows.finish_operation(&operation_id, SUCCEEDED, None)?;
-            rows.delete_old_operations()?;
-            Ok(Ok::<(), Failure>(()))
+        let finished = self.conclude(&context.cancel, || {
+            let (operation_id, instance_id) = (operation.id.clone(), instance.row.id.clone());
+            move |rows| {
+                rows.delete_instance(&instance_id)?;
+                rows.finish_operation(&operation_id, SUCCEEDED, None)?;
+                rows.delete_old_operations()?;
+                Ok(Ok::<(), Failure>(()))
+            }
         });
         finished.await??;
         reach(Step::DeprovisionCommitted);
@@ -141,23 +144,31 @@ impl Broker {
     }
 }
 
-/// OSB: the ids in a request have to be those of the instance.
-pub(super) fn belongs(
-    row: &InstanceRow,
-    service_id: &str,
-    plan_id: Option<&str>,
-) -> Result<(), Refusal> {
-    if row.service_id != service_id {
-        return Err(Refusal::Invalid(format!(
-            "service_id {service_id:?} is not the service of instance {}",
-            row.id
-        )));
+impl Broker {
+    /// OSB: the ids in a request have to be those of the instance. A platform that did not hear of
+    /// a change of plan names the former one, and must be able to delete all the same.
+    pub(super) fn belongs(
+        &self,
+        row: &InstanceRow,
+        service_id: &str,
+        plan_id: &str,
+    ) -> Result<(), Refusal> {
+        is_of_service(row, service_id)?;
+        if row.plan_id == plan_id
+            || Private::open(&self.keys, row)?.former_plans.iter().any(|plan| plan == plan_id)
+        {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!("plan_id {plan_id:?} is not the plan of instance {}", row.id)))
     }
-    match plan_id {
-        Some(plan_id) if row.plan_id != plan_id => Err(Refusal::Invalid(format!(
-            "plan_id {plan_id:?} is not the plan of instance {}",
-            row.id
-        ))),
-        _ => Ok(()),
+}
+
+pub(super) fn is_of_service(row: &InstanceRow, service_id: &str) -> Result<(), Refusal> {
+    if row.service_id == service_id {
+        return Ok(());
     }
+    Err(Refusal::Invalid(format!(
+        "service_id {service_id:?} is not the service of instance {}",
+        row.id
+    )))
 }

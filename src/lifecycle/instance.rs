@@ -20,6 +20,9 @@ pub(super) struct Private {
     /// OSB context, organization and space.
     #[serde(default)]
     pub(super) context: Value,
+    /// Plans that it had before, for platforms that did not hear of a change.
+    #[serde(default)]
+    pub(super) former_plans: Vec<String>,
 }
 
 /// A stored definition, unsealed.

@@ -86,6 +86,8 @@ impl Broker {
             ImageStatus::Failed(message) => Some(message),
             ImageStatus::Pending | ImageStatus::Ready(_) => None,
         };
+        // A deprovision removes the directory before the row, so this is a lost or older store.
+        let remains = self.has_directory(&request.instance_id.safe_name()).await?;
         let broker = Arc::clone(self);
         let max_of_plan = offer.plan.max_instances.unwrap_or(0);
         let plan = Arc::clone(&offer.plan);
@@ -95,6 +97,13 @@ impl Broker {
                 && let Some(decision) = broker.repeat(rows, row, &request)?
             {
                 return Ok(decision);
+            }
+            if known.is_none() && remains {
+                return Ok(Err(Refusal::Conflict(format!(
+                    "data of another service instance {} is on the disk, of which this broker \
+                     knows nothing else; ask the operator",
+                    request.instance_id
+                ))));
             }
             if let Some(message) = &unavailable {
                 return Ok(Err(Refusal::ImageUnavailable(format!(
@@ -112,6 +121,7 @@ impl Broker {
                 secrets: InstanceSecrets::generate(&plan),
                 parameters: request.parameters.clone(),
                 context: request.context.clone(),
+                former_plans: Vec::new(),
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
                 Ok(sealed) => sealed,
@@ -120,10 +130,12 @@ impl Broker {
             let maintenance = plan.maintenance_info.as_ref().map(|info| info.version.clone());
             let mut row = new_row(&request, definition.store(rows)?, sealed, maintenance);
             row.generation += known.as_ref().map_or(0, |failed| failed.generation);
-            match known {
-                None => rows.insert_instance(&row)?,
-                // As the catalog has it now: the operator may have mended the plan.
-                Some(_) => rows.update_instance(&row)?,
+            if known.is_none() {
+                rows.insert_instance(&row)?;
+            } else {
+                // As the catalog has it now: the operator may have mended the plan, ports included.
+                rows.release_ports(&row.id)?;
+                rows.update_instance(&row)?;
             }
             broker.start_provision(rows, &row.id, &ports)
         });
@@ -217,6 +229,7 @@ impl Broker {
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => {
                 reach(Step::ProvisionUndoing);
+                let context = &context.renewed(self.limits.operation_timeout);
                 match self.undo(&instance, context).await {
                     Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                     // What is left goes with the deletion of the instance.
@@ -232,15 +245,17 @@ impl Broker {
                 return Err(failure);
             }
         }
-        let (id, row) = (operation.id.clone(), instance.row);
-        let finished = self.store.write(move |rows| {
-            // A deletion may have overtaken it in this very moment.
-            if rows.finish_operation(&id, SUCCEEDED, None)? {
-                let state = InstanceState::Ready.as_str().to_owned();
-                rows.update_instance(&InstanceRow { state, ..row })?;
-                return Ok(Ok(()));
+        let finished = self.conclude(&context.cancel, || {
+            let (id, row) = (operation.id.clone(), instance.row.clone());
+            move |rows| {
+                // A deletion may have overtaken it in this very moment.
+                if rows.finish_operation(&id, SUCCEEDED, None)? {
+                    let state = InstanceState::Ready.as_str().to_owned();
+                    rows.update_instance(&InstanceRow { state, ..row })?;
+                    return Ok(Ok(()));
+                }
+                Ok(Err(Failure::Interrupted))
             }
-            Ok(Err(Failure::Interrupted))
         });
         finished.await??;
         reach(Step::ProvisionCommitted);
@@ -287,21 +302,30 @@ impl Broker {
         public: String,
         event: Event,
     ) -> Result<(), InternalError> {
-        let recorded = self.store.write(move |rows| {
-            if !rows.finish_operation(&operation.id, FAILED, Some(&public))? {
-                return Ok(Ok(()));
+        let recorded = self.conclude(&self.stopping, || {
+            let (operation, public) = (operation.clone(), public.clone());
+            move |rows: &Rows<'_>| {
+                if !rows.finish_operation(&operation.id, FAILED, Some(&public))? {
+                    return Ok(Ok(()));
+                }
+                let Some(row) = rows.find_instance(&operation.instance_id)? else {
+                    return Ok(Ok(()));
+                };
+                let state = match state_of(&row) {
+                    Ok(state) => state,
+                    Err(error) => return Ok(Err(error)),
+                };
+                if let Transition::To(next) = state.on(event) {
+                    rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row })?;
+                }
+                Ok(Ok(()))
             }
-            let Some(row) = rows.find_instance(&operation.instance_id)? else { return Ok(Ok(())) };
-            let state = match state_of(&row) {
-                Ok(state) => state,
-                Err(error) => return Ok(Err(error)),
-            };
-            if let Transition::To(next) = state.on(event) {
-                rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row })?;
-            }
-            Ok(Ok(()))
         });
-        recorded.await?
+        match recorded.await {
+            Ok(outcome) => outcome,
+            // The broker stops: the operation runs again at the next start.
+            Err(_) => Ok(()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
@@ -18,10 +19,13 @@ use super::{
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
     work::Context,
 };
-use crate::{docker::OwnedContainer, telemetry::Chain};
+use crate::{catalog::InstanceId, docker::OwnedContainer, store::InstanceRow, telemetry::Chain};
 
 /// Instances that are brought back at the same time.
 const SIDE_BY_SIDE: usize = 4;
+
+/// How long an instance that was given up may take to answer when it is asked for again.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
 
 /// How far recovery got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl Broker {
                                 error = cause,
                                 "an instance could not be brought back"
                             );
+                            broker.lose(&id);
                             Some(id)
                         }
                     }
@@ -93,7 +98,7 @@ impl Broker {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.docker.list_owned().await {
-                Ok(owned) => match self.docker.ensure_networks(&owned).await {
+                Ok(owned) => match self.docker.ensure_networks().await {
                     Ok(()) => return Some(owned),
                     Err(error) => {
                         tracing::error!(error = %Chain(&error), "cannot prepare the network");
@@ -122,18 +127,19 @@ impl Broker {
             return Ok(());
         }
         let name = self.container_name(&instance.row.name);
-        let standby = standby_name(&name);
         let deadline = Instant::now() + self.limits.operation_timeout;
         let context = Context::unattended(cancel, deadline);
-        let current = containers.get(&name);
-        let is_current =
-            current.is_some_and(|one| one.labels.generation == instance.row.generation);
-        if containers.contains_key(&standby) && instance.state == InstanceState::Ready && is_current
-        {
-            // The broker died after it had committed an update.
-            self.docker.remove(&standby, &instance.row.id).await?;
+        if instance.state == InstanceState::UpdateFailed {
+            self.require_data(&instance).await?;
+            return self.restore_after_update(&instance, &context).await;
         }
-        if is_current && current.is_some_and(|one| one.running) {
+        if containers.contains_key(&standby_name(&name)) {
+            self.discard_stale_standby(&instance, &context).await?;
+        }
+        let current = containers
+            .get(&name)
+            .is_some_and(|one| one.running && one.labels.generation == instance.row.generation);
+        if current {
             return Ok(());
         }
         tracing::warn!(instance.id = id, container.name = name, "bringing an instance back");
@@ -141,6 +147,40 @@ impl Broker {
         let mut instance = instance;
         self.require_image(&instance.definition.clone(), &context).await?;
         self.bring_up(&mut instance, true, Faults::NONE, &context).await
+    }
+
+    /// Brings the container back from which an update failed to go away.
+    async fn restore_after_update(
+        &self,
+        instance: &Instance,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        self.restore(instance, context).await?;
+        let id = instance.row.id.clone();
+        let written = self.store.write(move |rows| {
+            if let Some(row) = rows.find_instance(&id)?
+                && row.state == InstanceState::UpdateFailed.as_str()
+            {
+                let state = InstanceState::Ready.as_str().to_owned();
+                rows.update_instance(&InstanceRow { state, ..row })?;
+            }
+            Ok(Ok::<(), Failure>(()))
+        });
+        written.await?
+    }
+
+    /// Looks once more for an instance that could not be brought back: it may only have been slow.
+    pub(super) async fn look_for(&self, id: &InstanceId) -> Result<(), InternalError> {
+        if !self.is_lost(id.as_str()) {
+            return Ok(());
+        }
+        let Some(instance) = self.find(id.as_str()).await? else { return Ok(()) };
+        let deadline = Instant::now() + SECOND_LOOK;
+        let context = Context::unattended(self.stopping.child_token(), deadline);
+        if self.answers(&instance, &context, SECOND_LOOK).await {
+            self.found(id.as_str());
+        }
+        Ok(())
     }
 
     /// A server that starts on a missing directory starts empty: better not at all.
@@ -192,7 +232,7 @@ impl Broker {
         let directories = listed.await.map_err(|_| InternalError::Panic)??;
         let names: HashSet<String> = ids
             .iter()
-            .filter_map(|id| crate::catalog::InstanceId::parse(id.as_str()).ok())
+            .filter_map(|id| InstanceId::parse(id.as_str()).ok())
             .map(|id| id.safe_name())
             .collect();
         for directory in directories.iter().filter(|name| !names.contains(*name)) {

@@ -30,8 +30,11 @@ impl Broker {
         operation: &OperationRow,
         context: &Context,
     ) -> Result<(), Failure> {
-        let old = self.get(&operation.instance_id).await?;
+        let mut old = self.get(&operation.instance_id).await?;
         let target = Target::open(&self.keys, operation)?;
+        // Those of the moment of acceptance; an interrupted attempt may have reserved more.
+        old.ports.clone_from(&target.ports);
+        self.discard_stale_standby(&old, context).await?;
         let mut new = successor(&old, &target);
         let changed = self.change(&old, &mut new, context).await;
         match changed {
@@ -39,10 +42,11 @@ impl Broker {
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(Failure::Failed { public, cause }) => {
                 reach(Step::UpdateRollingBack);
+                let context = &context.renewed(self.limits.operation_timeout);
                 return Err(self.roll_back(&old, operation, context, public, cause).await);
             }
         }
-        self.commit_update(operation, &new, &target).await?;
+        self.commit_update(operation, &new, &target, context).await?;
         reach(Step::UpdateCommitted);
         let standby = standby_name(&self.container_name(&old.row.name));
         let removed = while_unreachable(&context.cancel, context.deadline, || {
@@ -133,17 +137,42 @@ impl Broker {
         }
     }
 
-    async fn restore(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
-        let name = self.container_name(&old.row.name);
+    /// Removes what an update has left that was committed: as a standby it would be taken for the
+    /// container to go back to.
+    pub(super) async fn discard_stale_standby(
+        &self,
+        instance: &Instance,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let standby = standby_name(&self.container_name(&instance.row.name));
+        let id = &instance.row.id;
+        while_unreachable(&context.cancel, context.deadline, async || {
+            match self.docker.generation(&standby, id).await? {
+                Some(generation) if generation != instance.row.generation => {
+                    self.docker.remove(&standby, id).await
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Brings the container of the present generation back under its name, and up.
+    pub(super) async fn restore(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
+        let (name, id) = (self.container_name(&old.row.name), &old.row.id);
         let standby = standby_name(&name);
+        let container = &old.definition.plan.container;
         let steps = async || {
-            if self.docker.owns(&standby, &old.row.id).await? {
-                self.docker.remove(&name, &old.row.id).await?;
+            if self.docker.generation(&standby, id).await? == Some(old.row.generation) {
+                if self.docker.owns(&name, id).await? {
+                    // Its clients may have written to it: it ends as gently as any other.
+                    self.docker.stop(&name, container.stop_timeout).await?;
+                    self.docker.remove_own(&name).await?;
+                }
                 self.docker.rename(&standby, &name).await?;
             }
-            if self.docker.owns(&name, &old.row.id).await? {
-                self.docker.set_restart(&name, &old.definition.plan.container.restart).await?;
-                self.docker.start(&name).await?;
+            if self.docker.owns(&name, id).await? {
+                self.docker.set_restart(&name, &container.restart).await?;
             }
             Ok(())
         };
@@ -172,19 +201,24 @@ impl Broker {
         operation: &OperationRow,
         new: &Instance,
         target: &Target,
+        context: &Context,
     ) -> Result<(), Failure> {
         let sealed = new.private.seal(&self.keys, &new.row.id)?;
         let definition = SealedDefinition::new(&self.keys, &target.definition)?;
-        let (id, mut row) = (operation.id.clone(), new.row.clone());
-        let committed = self.store.write(move |rows| {
-            if !rows.finish_operation(&id, SUCCEEDED, None)? {
-                return Ok(Err(Failure::Interrupted));
+        let definition = Arc::new(definition);
+        let committed = self.conclude(&context.cancel, || {
+            let (id, mut row) = (operation.id.clone(), new.row.clone());
+            let (definition, sealed) = (Arc::clone(&definition), sealed.clone());
+            move |rows| {
+                if !rows.finish_operation(&id, SUCCEEDED, None)? {
+                    return Ok(Err(Failure::Interrupted));
+                }
+                row.definition_hash = definition.store(rows)?;
+                row.sealed = sealed;
+                InstanceState::Ready.as_str().clone_into(&mut row.state);
+                rows.update_instance(&row)?;
+                Ok(Ok(()))
             }
-            row.definition_hash = definition.store(rows)?;
-            row.sealed = sealed;
-            InstanceState::Ready.as_str().clone_into(&mut row.state);
-            rows.update_instance(&row)?;
-            Ok(Ok(()))
         });
         committed.await?
     }
@@ -199,6 +233,10 @@ fn successor(old: &Instance, target: &Target) -> Instance {
     new.definition = Arc::new(target.definition.clone());
     new.private.parameters.clone_from(&target.parameters);
     new.private.context = merged_context(&old.private.context, target.context.as_ref());
-    new.private.secrets = old.private.secrets.extended_for(&target.definition.plan);
+    new.private.secrets.clone_from(&target.secrets);
+    let former = &mut new.private.former_plans;
+    if old.row.plan_id != target.plan_id && !former.contains(&old.row.plan_id) {
+        former.push(old.row.plan_id.clone());
+    }
     new
 }

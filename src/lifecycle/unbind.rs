@@ -1,8 +1,9 @@
 //! Removing bindings.
 
+use std::sync::Arc;
+
 use super::{
     Broker, DeleteRequest, Refusal,
-    deprovision::belongs,
     fault::{Step, reach},
 };
 use crate::catalog::BindingId;
@@ -12,7 +13,12 @@ impl Broker {
     ///
     /// # Errors
     /// [`Refusal::Gone`] when there is no such binding; any other [`Refusal`].
-    pub async fn unbind(&self, request: DeleteRequest, binding: BindingId) -> Result<(), Refusal> {
+    pub async fn unbind(
+        self: &Arc<Self>,
+        request: DeleteRequest,
+        binding: BindingId,
+    ) -> Result<(), Refusal> {
+        let broker = Arc::clone(self);
         let removed = self.store.write(move |rows| {
             let gone = || {
                 Refusal::Gone(format!(
@@ -26,7 +32,7 @@ impl Broker {
             if rows.find_binding(&row.id, binding.as_str())?.is_none() {
                 return Ok(Err(gone()));
             }
-            if let Err(refusal) = belongs(&row, &request.service_id, Some(&request.plan_id)) {
+            if let Err(refusal) = broker.belongs(&row, &request.service_id, &request.plan_id) {
                 return Ok(Err(refusal));
             }
             rows.delete_binding(&row.id, binding.as_str())?;

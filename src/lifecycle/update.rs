@@ -1,27 +1,27 @@
 //! Accepting a change of an instance: plan, parameters, maintenance version. `replace.rs` carries
 //! it out.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     Accepted, Broker, Event, InstanceState, Refusal, Transition, UpdateRequest,
-    deprovision::belongs,
+    deprovision::is_of_service,
     error::InternalError,
     fault::{Step, reach},
     instance::{
         Private, SealedDefinition, damaged, open_definition, operation_id, parameter_environment,
-        state_of,
+        port_map, state_of,
     },
     last_operation::IN_PROGRESS,
     provision::over_capacity,
 };
 use crate::{
-    catalog::{Definition, Offer, Plan},
-    credentials::Keyring,
-    store::{InstanceRow, OperationRow, RowError, Rows},
+    catalog::{ContainerPort, Definition, Offer, Plan},
+    credentials::{InstanceSecrets, Keyring},
+    store::{InstanceRow, OperationRow, PortRow, RowError, Rows},
 };
 
 /// What an instance is to become, sealed in the operation's row.
@@ -32,6 +32,10 @@ pub(super) struct Target {
     pub(super) parameters: Map<String, Value>,
     pub(super) maintenance: Option<String>,
     pub(super) context: Option<Value>,
+    /// Drawn when the update was accepted: an interrupted one goes on with the same.
+    pub(super) secrets: InstanceSecrets,
+    /// Host ports before the update.
+    pub(super) ports: BTreeMap<ContainerPort, u16>,
     /// Whether anything but the context differs from what the instance is.
     pub(super) changes: bool,
 }
@@ -101,11 +105,12 @@ impl Broker {
             return Ok(Err(Refusal::NotFound(format!("service instance {id} does not exist"))));
         };
         let sealed = rows.find_definition(&row.definition_hash)?;
+        let ports = rows.list_ports(id)?;
         let prepared = (|| {
-            belongs(&row, &request.service_id, None)?;
+            is_of_service(&row, &request.service_id)?;
             let private = Private::open(&self.keys, &row)?;
             let current = open_definition(&self.keys, &row, sealed.as_deref())?;
-            let target = self.target(&row, &current, &private, request)?;
+            let target = self.target(&row, &current, &private, &ports, request)?;
             let definition = SealedDefinition::new(&self.keys, &target.definition)?;
             Ok::<_, Refusal>((private, current, target, definition, state_of(&row)?))
         })();
@@ -178,6 +183,7 @@ impl Broker {
         row: &InstanceRow,
         current: &Definition,
         private: &Private,
+        ports: &[PortRow],
         request: &UpdateRequest,
     ) -> Result<Target, Refusal> {
         let plan_id = request.plan_id.clone().unwrap_or_else(|| row.plan_id.clone());
@@ -222,6 +228,8 @@ impl Broker {
             } else {
                 row.maintenance.clone()
             },
+            secrets: private.secrets.extended_for(&definition.plan),
+            ports: port_map(ports)?,
             definition: if changes { definition } else { current.clone() },
             plan_id,
             parameters,

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -13,8 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Accepted, Broker, Refusal,
     error::{Failure, InternalError},
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
 };
-use crate::{store::OperationRow, telemetry::Chain};
+use crate::{
+    store::{OperationRow, RowError, Rows},
+    telemetry::Chain,
+};
 
 /// An operation that a task works on.
 #[derive(Debug)]
@@ -48,6 +53,11 @@ impl Context {
     /// A context for work that belongs to no operation.
     pub(super) fn unattended(cancel: CancellationToken, deadline: Instant) -> Self {
         Self { cancel, deadline, step: Arc::default() }
+    }
+
+    /// The same with its full time again, for taking back what ran out of it.
+    pub(super) fn renewed(&self, limit: Duration) -> Self {
+        Self { deadline: Instant::now() + limit, ..self.clone() }
     }
 
     /// Tells whoever polls what is being done.
@@ -131,8 +141,16 @@ impl Broker {
             deadline: Instant::now() + self.limits.operation_timeout,
             step: Arc::clone(&step),
         };
+        let work_key = operation.instance_id.clone();
         let work = Work { operation_id: operation.id.clone(), cancel, done: on_done, step };
-        let earlier = self.works.lock().insert(operation.instance_id.clone(), work);
+        let earlier = {
+            let mut works = self.works.lock();
+            // Accepted just before recovery listed what runs: one task is enough.
+            if works.get(&work_key).is_some_and(|known| known.operation_id == operation.id) {
+                return;
+            }
+            works.insert(work_key, work)
+        };
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             if let Some(mut earlier) = earlier {
@@ -155,13 +173,16 @@ impl Broker {
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = outcome.unwrap_or_else(|_| Err(InternalError::Panic.into()));
         match outcome {
-            Ok(()) => tracing::info!(
-                operation.id,
-                instance.id = operation.instance_id,
-                operation.kind,
-                duration_ms,
-                "operation succeeded"
-            ),
+            Ok(()) => {
+                self.found(&operation.instance_id);
+                tracing::info!(
+                    operation.id,
+                    instance.id = operation.instance_id,
+                    operation.kind,
+                    duration_ms,
+                    "operation succeeded"
+                );
+            }
             Err(Failure::Interrupted) => tracing::info!(
                 operation.id,
                 instance.id = operation.instance_id,
@@ -205,6 +226,32 @@ impl Broker {
                 why: format!("its kind is {other:?}"),
             }
             .into()),
+        }
+    }
+
+    /// Repeats a transaction that ends something until it is written: a full disk may have room
+    /// again, and nobody would ask for this one a second time.
+    pub(super) async fn conclude<T, E, J>(
+        &self,
+        cancel: &CancellationToken,
+        job: impl Fn() -> J,
+    ) -> Result<Result<T, E>, Failure>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        J: FnOnce(&Rows<'_>) -> Result<Result<T, E>, RowError> + Send + 'static,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.store.write(job()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => tracing::error!(
+                    error = %Chain(&error),
+                    "the end of an operation cannot be recorded; it is tried again"
+                ),
+            }
+            pause_for(cancel, pause).await?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{Redis, TestBroker};
+use crate::support::{Redis, TestBroker, eventually};
 
 /// A small file system of its own, unmounted when dropped.
 struct SmallDisk<'a>(&'a Path);
@@ -70,6 +70,37 @@ async fn with_a_full_disk_requests_fail_without_effect_and_work_again_when_there
     assert_eq!(redis.expect("PING").await, "+PONG");
     broker.client.deprovision("r2").await.expect(200);
     broker.client.deprovision("r1").await.expect(200);
+    broker.kill();
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_operation_is_recorded_as_soon_as_the_disk_has_room_again() {
+    let mut broker = TestBroker::builder().switch("4s").prepare();
+    let path = broker.data.path().to_owned();
+    let disk = SmallDisk::mount(&path);
+    broker.launch().await;
+    broker.ready().await;
+    let client = &broker.client;
+    let body = client.body_with(&serde_json::json!({ "mode": "silent" }));
+    client.put("/v2/service_instances/i?accepts_incomplete=true", &body).await.expect(202);
+    disk.fill();
+    // What still fits into the write-ahead log's own file is used up.
+    let unbind = "/v2/service_instances/i/service_bindings/b";
+    eventually("the operation to end in vain", async || {
+        client.put(unbind, &client.ids_body()).await;
+        let log = broker.log_text();
+        if log.contains("the end of an operation cannot be recorded") {
+            return Ok(());
+        }
+        let reply = client.get("/v2/service_instances/i/last_operation").await;
+        assert_eq!(reply.json()["state"], "in progress", "the disk was not full");
+        Err(reply.description())
+    })
+    .await;
+    disk.free();
+    assert_eq!(client.poll("i").await.0, "failed");
+    client.deprovision("i").await.expect(200);
     broker.kill();
     drop(disk);
 }

@@ -91,6 +91,57 @@ async fn an_update_of_an_instance_whose_directory_is_missing_fails_and_makes_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_an_earlier_update_has_left_is_never_gone_back_to() {
+    let wrong_large = redis_yaml("").replace("memory: 96m", "memory: 96m, nofile: 9").replace(
+        "      user: '999:999'\n      entrypoint: [/bin/sh, -c]\n      command:\n      - |\n        exec",
+        "      user: '999:999'\n      entrypoint: [/bin/sh, -c]\n      command:\n      - |\n        [ \"$(ulimit -n)\" != 9 ] || exit 3\n        exec",
+    );
+    let broker = TestBroker::builder().yaml(wrong_large, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    let identity = docker_ok(&["inspect", "-f", "{{.Id}}", &broker.container("r1")]);
+    let stale = format!("{}.old", broker.container("r1"));
+    let owner = format!("io.docker-broker.owner={}", broker.name());
+    let labels = [owner.as_str(), "io.docker-broker.instance=r1", "io.docker-broker.generation=0"];
+    let mut args = vec!["create", "--name", &stale];
+    args.extend(labels.iter().flat_map(|label| ["--label", label]));
+    args.extend(["busybox:1", "sleep", "1000"]);
+    docker_ok(&args);
+    let body = json!({ "service_id": REDIS.0, "plan_id": REDIS.2 });
+    let refused = broker.client.patch("/v2/service_instances/r1", &body).await;
+    refused.expect(500);
+    assert!(refused.description().contains("nothing was changed"), "{}", refused.description());
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    let after = docker_ok(&["inspect", "-f", "{{.Id}}", &broker.container("r1")]);
+    assert_eq!(after, identity, "it is the very container that was there before");
+    assert_eq!(broker.containers(), [broker.container("r1")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_an_unknown_instance_has_left_is_not_taken_over() {
+    let broker = TestBroker::builder().start().await;
+    let left = broker.directories().join("i-r1/volumes/data/appendonly.aof");
+    fs::create_dir_all(left.parent().unwrap()).unwrap();
+    fs::write(&left, "precious").unwrap();
+    let refused = broker.client.provision("r1").await;
+    refused.expect(409);
+    assert!(refused.description().contains("ask the operator"), "{}", refused.description());
+    broker.client.deprovision("r1").await.expect(410);
+    assert_eq!(fs::read_to_string(&left).unwrap(), "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_did_not_hear_of_a_change_of_plan_can_still_delete() {
+    let (broker, _) = with_data().await;
+    let body = json!({ "service_id": REDIS.0, "plan_id": REDIS.2 });
+    broker.client.patch("/v2/service_instances/r1", &body).await.expect(200);
+    // These name the plan from before.
+    broker.client.unbind("r1", "b1").await.expect(200);
+    broker.client.deprovision("r1").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_provision_that_is_repeated_takes_the_plan_as_it_was_mended() {
     let wrong_plan = redis_yaml("").replace("exec redis-server", "exec no-such-server");
     let mut broker = TestBroker::builder().yaml(wrong_plan, REDIS.0, REDIS.1).start().await;
