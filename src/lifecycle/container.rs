@@ -95,6 +95,7 @@ impl Broker {
             // Dropping a pull in the middle leaves nothing behind.
             let error = tokio::select! {
                 () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+                late = context.ended() => return Err(late),
                 obtained = self.images.require(image) => match obtained {
                     Ok(facts) => return Ok(facts),
                     Err(error) => error,
@@ -281,6 +282,7 @@ impl Broker {
         loop {
             let ready = tokio::select! {
                 () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+                late = context.ended() => return Err(late),
                 ready = self.docker.wait_ready(&name, readiness, &ports) => ready,
             };
             match ready {

@@ -223,7 +223,8 @@ impl Broker {
             // was made with other secrets.
             self.undo(&instance, context).await?;
         }
-        let made = self.make(&mut instance, context).await;
+        let polled = context.for_plan(&Arc::clone(&instance.definition).plan);
+        let made = self.make(&mut instance, &polled).await;
         match made {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),

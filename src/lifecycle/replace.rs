@@ -36,7 +36,8 @@ impl Broker {
         old.ports.clone_from(&target.ports);
         self.discard_stale_standby(&old, context).await?;
         let mut new = successor(&old, &target);
-        let changed = self.change(&old, &mut new, context).await;
+        let polled = context.for_plan(&target.definition.plan);
+        let changed = self.change(&old, &mut new, &polled).await;
         match changed {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),

@@ -17,6 +17,7 @@ use super::{
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
 };
 use crate::{
+    catalog::Plan,
     store::{OperationRow, RowError, Rows},
     telemetry::Chain,
 };
@@ -46,18 +47,36 @@ pub(super) struct Context {
     pub(super) cancel: CancellationToken,
     /// Until when dockerd may be unreachable.
     pub(super) deadline: Instant,
+    /// When the platform stops polling, if the plan says so.
+    pub(super) end: Option<Instant>,
     step: Arc<Mutex<&'static str>>,
 }
 
 impl Context {
     /// A context for work that belongs to no operation.
     pub(super) fn unattended(cancel: CancellationToken, deadline: Instant) -> Self {
-        Self { cancel, deadline, step: Arc::default() }
+        Self { cancel, deadline, end: None, step: Arc::default() }
     }
 
     /// The same with its full time again, for taking back what ran out of it.
     pub(super) fn renewed(&self, limit: Duration) -> Self {
-        Self { deadline: Instant::now() + limit, ..self.clone() }
+        Self { deadline: Instant::now() + limit, end: None, ..self.clone() }
+    }
+
+    /// The same for an operation on this plan, which has to end while the platform still polls
+    /// (OSB, `maximum_polling_duration`): some of the time is kept for taking it back.
+    pub(super) fn for_plan(&self, plan: &Plan) -> Self {
+        let polled = plan.maximum_polling_duration_seconds.map(Duration::from_secs);
+        Self { end: polled.map(|polled| Instant::now() + polled * 4 / 5), ..self.clone() }
+    }
+
+    /// Returns when the platform is about to stop polling; never, if it does not.
+    pub(super) async fn ended(&self) -> Failure {
+        match self.end {
+            Some(end) => tokio::time::sleep_until(end).await,
+            None => std::future::pending().await,
+        }
+        Failure::because("it took longer than the plan's maximum_polling_duration allows")
     }
 
     /// Tells whoever polls what is being done.
@@ -139,6 +158,7 @@ impl Broker {
         let context = Context {
             cancel: cancel.clone(),
             deadline: Instant::now() + self.limits.operation_timeout,
+            end: None,
             step: Arc::clone(&step),
         };
         let work_key = operation.instance_id.clone();

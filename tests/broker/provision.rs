@@ -248,3 +248,19 @@ async fn the_limit_of_the_whole_broker_counts_instances_of_all_plans() {
     // A repeat needs no room.
     client.provision("i1").await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_ends_before_the_platform_stops_polling() {
+    let extra = "    maximum_polling_duration: 5\n";
+    let yaml = switch_yaml("300s", extra);
+    let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    let body = broker.client.body_with(&json!({ "mode": "silent" }));
+    let started = std::time::Instant::now();
+    let path = "/v2/service_instances/i?accepts_incomplete=true";
+    broker.client.put(path, &body).await.expect(202);
+    let (state, reason) = broker.client.poll("i").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("maximum_polling_duration"), "{reason}");
+    assert!(started.elapsed().as_secs() < 60, "long before the plan's readiness timeout");
+    assert_eq!(broker.containers(), [""; 0]);
+}
