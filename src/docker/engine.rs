@@ -65,21 +65,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Version of the engine and of its API.
-    ///
-    /// # Errors
-    /// [`DockerError`] when dockerd does not answer.
-    pub async fn version(&self) -> Result<String, DockerError> {
-        let version = self
-            .call("report", "its version", QUICK, async |docker| docker.version().await)
-            .await?;
-        Ok(format!(
-            "{} (API {})",
-            version.version.unwrap_or_default(),
-            version.api_version.unwrap_or_default()
-        ))
-    }
-
     /// A connected client. The API version is negotiated once, downwards from what bollard knows.
     pub(super) async fn client(&self) -> Result<&Docker, DockerError> {
         let connect = async || {

@@ -94,6 +94,7 @@ impl Broker {
         self: &Arc<Self>,
         request: RotationRequest,
     ) -> Result<BoundDocument, Refusal> {
+        self.look_for(&request.instance_id).await?;
         let broker = Arc::clone(self);
         let bound = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {

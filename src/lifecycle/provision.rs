@@ -223,7 +223,7 @@ impl Broker {
             // was made with other secrets.
             self.undo(&instance, context).await?;
         }
-        let polled = context.for_plan(&Arc::clone(&instance.definition).plan);
+        let polled = context.for_plan(&instance.definition.plan);
         let made = self.make(&mut instance, &polled).await;
         match made {
             Ok(()) => {}

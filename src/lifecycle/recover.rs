@@ -19,7 +19,10 @@ use super::{
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
     work::Context,
 };
-use crate::{catalog::InstanceId, docker::OwnedContainer, store::InstanceRow, telemetry::Chain};
+use crate::{
+    catalog::InstanceId, disk::DiskError, docker::OwnedContainer, store::InstanceRow,
+    telemetry::Chain,
+};
 
 /// Instances that are brought back at the same time.
 const SIDE_BY_SIDE: usize = 4;
@@ -122,7 +125,7 @@ impl Broker {
         let cancel = self.stopping.child_token();
         // An operation that runs already does what is needed.
         let Some(_hold) = self.works.hold(id, cancel.clone()) else { return Ok(()) };
-        let Some(instance) = self.find(id).await? else { return Ok(()) };
+        let Some(mut instance) = self.find(id).await? else { return Ok(()) };
         if !instance.state.is_usable() {
             return Ok(());
         }
@@ -144,8 +147,7 @@ impl Broker {
         }
         tracing::warn!(instance.id = id, container.name = name, "bringing an instance back");
         self.require_data(&instance).await?;
-        let mut instance = instance;
-        self.require_image(&instance.definition.clone(), &context).await?;
+        self.require_image(&instance.definition, &context).await?;
         self.bring_up(&mut instance, true, Faults::NONE, &context).await
     }
 
@@ -188,7 +190,11 @@ impl Broker {
         let volumes = &instance.definition.plan.container.volumes;
         let paths = self.disk.paths(&instance.row.name, volumes)?;
         for path in paths {
-            let there = tokio::fs::try_exists(&path).await.unwrap_or(false);
+            let there = tokio::fs::try_exists(&path).await.map_err(|source| DiskError::Io {
+                verb: "look at",
+                path: path.clone(),
+                source,
+            })?;
             if !there {
                 return Err(Failure::because(format!(
                     "its data directory {} is missing, so its container was not started; restore \
