@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Client, TestBroker, docker_ok, eventually};
+use crate::support::{Client, TestBroker, docker, eventually};
 
 fn path(client: &Client, instance: &str, more: &str) -> String {
     format!("/v2/service_instances/{instance}?{}{more}", client.ids())
@@ -85,13 +85,13 @@ async fn a_deprovision_halts_a_provision_and_removes_everything() {
     let client = &broker.client;
     let operation = client.provision_silent("i").await;
     let container = broker.container("i");
-    eventually("the container", async || match broker.containers().as_slice() {
-        [] => Err("none".to_owned()),
-        _ => Ok(()),
+    // dockerd lists a container a moment before it can be inspected.
+    eventually("the container", async || {
+        let found = docker(&["inspect", "--format", "{{.Id}}", &container]);
+        let refusal = || String::from_utf8_lossy(&found.stderr).into_owned();
+        found.status.success().then_some(()).ok_or_else(refusal)
     })
     .await;
-    let secret = docker_ok(&["inspect", "--format", "{{.Id}}", &container]);
-    assert!(!secret.is_empty());
     assert_eq!(client.deprovision("i").await.expect(200), json!({}));
     assert_nothing_left(&broker);
     let poll = format!("/v2/service_instances/i/last_operation?operation={operation}");
