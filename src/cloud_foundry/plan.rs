@@ -149,3 +149,95 @@ pub(super) fn left_the_catalog(offerings: &[Offering], plans: &[Plan]) -> Vec<St
     };
     plans.iter().filter(gone).map(name).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud_foundry::resources::{BrokerRelationships, CatalogId, Guid, ToOne};
+
+    fn broker(name: &str, url: &str, space: bool) -> Broker {
+        let to_one = || ToOne { data: Guid { guid: "space".to_owned() } };
+        Broker {
+            guid: format!("guid of {name}"),
+            name: name.to_owned(),
+            url: url.to_owned(),
+            relationships: BrokerRelationships { space: space.then(to_one) },
+        }
+    }
+
+    fn offering(id: &str) -> Offering {
+        Offering {
+            guid: String::new(),
+            name: String::new(),
+            available: true,
+            broker_catalog: CatalogId { id: id.to_owned() },
+        }
+    }
+
+    fn update(of: &str, old_name: Option<&str>, old_url: Option<&str>) -> BrokerChange {
+        BrokerChange::Update {
+            guid: format!("guid of {of}"),
+            old_name: old_name.map(str::to_owned),
+            old_url: old_url.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_broker_is_ours_by_its_url_or_by_a_service_that_it_offers() {
+        let own = vec![("redis".to_owned(), "redis7".to_owned())];
+        let change = |known: &[Broker], offered: &[Offering]| {
+            plan_broker("me", "http://here", &own, known, offered)
+        };
+        let other = broker("other", "http://there", false);
+        let (mine, theirs) = ([offering("redis")], [offering("theirs")]);
+        assert_eq!(change(&[], &[]), Ok(BrokerChange::Create));
+        assert_eq!(change(std::slice::from_ref(&other), &theirs), Ok(BrokerChange::Create));
+        let same = [other.clone(), broker("me", "http://here/", false)];
+        assert_eq!(change(&same, &theirs), Ok(update("me", None, None)));
+        let moved = [broker("me", "http://there", false)];
+        let expected = update("me", None, Some("http://there"));
+        assert_eq!(change(&moved, &mine), Ok(expected));
+        // Its registration failed, so it offers nothing.
+        let expected = update("me", None, Some("http://there"));
+        assert_eq!(change(&moved, &[]), Ok(expected));
+        assert!(change(&moved, &theirs).is_err_and(|error| error.contains("another broker")));
+        let renamed = [broker("old", "http://here", false)];
+        assert_eq!(change(&renamed, &mine), Ok(update("old", Some("old"), None)));
+        let scoped = [broker("me", "http://here", true)];
+        assert!(change(&scoped, &mine).is_err_and(|error| error.contains("one space")));
+    }
+
+    #[test]
+    fn access_changes_by_what_is_there_and_what_is_asked() {
+        let organizations = |names: &str| -> Vec<Organization> {
+            let names = names.split_whitespace();
+            names.map(|name| Organization { guid: name.into(), name: name.into() }).collect()
+        };
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (enable, disable, manual) =
+            (ServiceAccess::Enable, ServiceAccess::Disable, ServiceAccess::Manual);
+        let more = |text: &str| AccessChange::KeepMore(text.to_owned());
+        for (kind, have, service_access, wanted, remove_access, expected) in [
+            ("admin", "", enable, "", false, AccessChange::Public),
+            ("organization", "a", enable, "", false, AccessChange::Public),
+            ("public", "", enable, "", true, AccessChange::Keep),
+            ("admin", "", enable, "a b", false, AccessChange::Replace(list(&["a", "b"]))),
+            ("organization", "a", enable, "a b", false, AccessChange::Add(list(&["b"]))),
+            ("organization", "a b", enable, "b a", true, AccessChange::Keep),
+            ("organization", "a b c", enable, "a", false, more("2 more organizations have access")),
+            ("organization", "b c", enable, "a", false, AccessChange::Add(list(&["a"]))),
+            ("organization", "a b", enable, "a", true, AccessChange::Replace(list(&["a"]))),
+            ("public", "", enable, "a", false, more("all organizations have access")),
+            ("public", "", enable, "a", true, AccessChange::Replace(list(&["a"]))),
+            ("public", "", disable, "", false, AccessChange::Admin),
+            ("admin", "", disable, "", false, AccessChange::Keep),
+            ("organization", "a", manual, "", true, AccessChange::Keep),
+        ] {
+            let current = Visibility { kind: kind.to_owned(), organizations: organizations(have) };
+            let access =
+                Access { service_access, organizations: organizations(wanted), remove_access };
+            let found = plan_access(&current, &access);
+            assert_eq!(found, expected, "{kind} {have:?} with {access:?}");
+        }
+    }
+}

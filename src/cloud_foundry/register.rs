@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write};
 
-use reqwest::{Method, header};
+use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
@@ -162,7 +162,7 @@ async fn own_catalog(settings: &Settings) -> Result<OwnCatalog, CfError> {
         source,
     })?;
     let status = answer.status();
-    if status == reqwest::StatusCode::UNAUTHORIZED {
+    if status == StatusCode::UNAUTHORIZED {
         return Err(failed(
             "it refuses the user and password that the registrar has; deploy both with the same \
              ones"
@@ -229,17 +229,32 @@ async fn apply(
             body: Some(body),
         },
     };
-    for warning in cc.change(&ask).await? {
+    let warnings = match cc.change(&ask).await {
+        // An attempt that seemed to fail may have made it; its successor is refused then.
+        Err(CfError::Refused { status, errors, .. })
+            if change == BrokerChange::Create
+                && status == StatusCode::UNPROCESSABLE_ENTITY
+                && find(cc, &broker.name).await?.is_some() =>
+        {
+            writeln!(out, "It was created meanwhile: {}", errors.join("; "))?;
+            Vec::new()
+        }
+        other => other?,
+    };
+    for warning in warnings {
         writeln!(out, "Warning: {warning}")?;
     }
     if let BrokerChange::Update { guid, .. } = change {
         return Ok(guid);
     }
-    let created = brokers(cc).await?.into_iter().find(|one| one.name == broker.name);
-    created.map(|one| one.guid).ok_or_else(|| CfError::Malformed {
+    find(cc, &broker.name).await?.map(|one| one.guid).ok_or_else(|| CfError::Malformed {
         verb: "create the broker".to_owned(),
         problem: "it is not in the list of brokers afterwards".to_owned(),
     })
+}
+
+async fn find(cc: &CloudController, name: &str) -> Result<Option<Broker>, CfError> {
+    Ok(brokers(cc).await?.into_iter().find(|one| one.name == name))
 }
 
 /// Whether anything was changed.
@@ -345,7 +360,9 @@ async fn preview(
 ) -> Result<(), CfError> {
     writeln!(out, "Dry run: nothing is changed. A run would")?;
     match change {
-        BrokerChange::Create => writeln!(out, "  create the broker")?,
+        BrokerChange::Create => {
+            writeln!(out, "  create the broker")?;
+        }
         BrokerChange::Update { .. } => {
             writeln!(out, "  send its URL and login, and read its catalog")?
         }
@@ -364,18 +381,19 @@ async fn preview(
         }
         for plan in market.plans_of(offering) {
             let name = format!("{}/{}", offering.name, plan.name);
-            match plan_access(&visibility(cc, plan).await?, access) {
-                AccessChange::Keep => {}
-                AccessChange::KeepMore(more) => writeln!(out, "  leave {name}: {more}")?,
-                AccessChange::Public => writeln!(out, "  open {name} to all organizations")?,
-                AccessChange::Admin => writeln!(out, "  close {name} to all organizations")?,
+            let change = match plan_access(&visibility(cc, plan).await?, access) {
+                AccessChange::Keep => continue,
+                AccessChange::KeepMore(more) => format!("leave {name}: {more}"),
+                AccessChange::Public => format!("open {name} to all organizations"),
+                AccessChange::Admin => format!("close {name} to all organizations"),
                 AccessChange::Add(guids) => {
-                    writeln!(out, "  open {name} to {} more organizations", guids.len())?;
+                    format!("open {name} to {} more organizations", guids.len())
                 }
                 AccessChange::Replace(guids) => {
-                    writeln!(out, "  open {name} to {} organizations and no others", guids.len())?;
+                    format!("open {name} to {} organizations and no others", guids.len())
                 }
-            }
+            };
+            writeln!(out, "  {change}")?;
         }
     }
     Ok(())

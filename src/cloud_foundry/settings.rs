@@ -47,6 +47,13 @@ pub struct CloudFoundry {
     /// With `enable`: take access from whoever else has it.
     #[serde(default)]
     pub remove_access: bool,
+    /// Longest time of one request, in seconds.
+    #[serde(default = "one_minute")]
+    pub request_timeout_seconds: u64,
+}
+
+fn one_minute() -> u64 {
+    60
 }
 
 /// `cf.service_access`.

@@ -7,14 +7,13 @@ use reqwest::{Certificate, Client, redirect};
 use super::{error::CfError, settings::CloudFoundry};
 
 const CONNECT: Duration = Duration::from_secs(10);
-const REQUEST: Duration = Duration::from_mins(1);
 
 /// A client that trusts the machine's CAs and `ca_cert`, and takes proxies from `HTTP_PROXY`,
 /// `HTTPS_PROXY` and `NO_PROXY`.
 pub(super) fn client(cf: &CloudFoundry) -> Result<Client, CfError> {
     let mut builder = Client::builder()
         .connect_timeout(CONNECT)
-        .timeout(REQUEST)
+        .timeout(Duration::from_secs(cf.request_timeout_seconds))
         // A redirect would carry a token to who knows where.
         .redirect(redirect::Policy::none())
         .user_agent(concat!("broker-registrar/", env!("CARGO_PKG_VERSION")))
