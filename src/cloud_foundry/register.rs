@@ -364,7 +364,7 @@ async fn preview(
             writeln!(out, "  create the broker")?;
         }
         BrokerChange::Update { .. } => {
-            writeln!(out, "  send its URL and login, and read its catalog")?
+            writeln!(out, "  send its URL and login, and read its catalog")?;
         }
     }
     let known = |id: &str| market.offerings.iter().find(|one| one.broker_catalog.id == id);
