@@ -108,6 +108,10 @@ fn good_settings_are_accepted_by_the_broker() {
 
 #[test]
 fn a_wrong_property_is_named_by_the_broker() {
+    let plan = json!({"id": "p", "name": "p", "description": "d", "container": {}});
+    let without_image = json!({"services": [
+        {"id": "s", "name": "s", "description": "d", "bindable": true, "plans": [plan]},
+    ]});
     for (wrong, message) in [
         (json!({"port": 99_999}), "broker.yml: port: must be a whole number from 0 to 65535"),
         (json!({"port": "http"}), "broker.yml: port: must be a whole number"),
@@ -122,10 +126,10 @@ fn a_wrong_property_is_named_by_the_broker() {
         (json!({"pull": "sometimes"}), "pull: "),
         (json!({"operation_timeout": "soon"}), "operation_timeout: "),
         (json!({"instances_per_network": 5000}), "instances_per_network: "),
-        (json!({"log_level": "loud"}), "log_level: "),
+        (json!({"log_level": "docker_broker=loud"}), "log_level: "),
         (json!({"log_format": "xml"}), "log_format: "),
-        (json!({"registries": [{"username": "u"}]}), "registries[0].host"),
-        (json!({"services": [{"name": "x"}]}), "services[0].id"),
+        (json!({"registries": [{}]}), "registries[0].host"),
+        (without_image, "services[0].plans[0].container.image"),
         (json!({"fetch_images": "perhaps"}), "fetch_images: "),
     ] {
         let said = check_config(&with(broker_properties(), &wrong)).expect_err(message);
