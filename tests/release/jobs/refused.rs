@@ -137,3 +137,18 @@ fn a_wrong_property_is_named_by_the_broker() {
         assert!(said.contains("1 error"), "{wrong} is one mistake: {said}");
     }
 }
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_named_by_the_broker() {
+    let (certificate, key) = certificate();
+    let (_, other_key) = super::certificate();
+    for (certificate, private_key, message) in [
+        ("nonsense", key.as_str(), "certificate.pem holds no certificate"),
+        (&certificate, "nonsense", "private_key.pem"),
+        (&certificate, &other_key, "certificate.pem and its key cannot be used"),
+    ] {
+        let tls = json!({"tls": {"certificate": certificate, "private_key": private_key}});
+        let said = check_config(&with(broker_properties(), &tls)).expect_err(message);
+        assert!(said.contains("error: tls: ") && said.contains(message), "{said}");
+    }
+}
