@@ -12,7 +12,6 @@ use docker_broker::{
     cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME},
     config::{self, Configuration, Severity},
     docker::{Images, PullProgress, prepare_registries},
-    osb::TlsSource,
     progress, serve, telemetry, wait,
 };
 
@@ -38,13 +37,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(args) => {
             let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
-            // The files are good for `serve` as well, not only there.
-            if let Some(tls) = &configuration.settings.tls
-                && let Err(error) = TlsSource::open(tls.clone())
-            {
-                say(&mut io::stderr(), &format!("error: tls: {}", telemetry::Chain(&error)));
-                return Ok(ExitCode::from(EXIT_CONFIG));
-            }
             let services = configuration.catalog.services();
             let plans: usize = services.iter().map(|service| service.plans.len()).sum();
             let text =
