@@ -11,6 +11,7 @@ mod container;
 mod files;
 mod node;
 mod problems;
+mod sanity_test;
 mod scalars;
 mod services;
 mod settings;
