@@ -3,8 +3,10 @@
 mod docker;
 mod docker_broker;
 mod drain;
+mod pre_start;
 mod properties;
 mod refused;
+mod sandbox;
 mod sanity_test;
 mod scripts;
 mod secrets;
