@@ -1,1 +1,3 @@
 //! What the tests of the release share.
+
+pub(crate) mod render;
