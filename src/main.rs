@@ -40,7 +40,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(args) => {
             let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
-            // The files are good for `serve` as well, not only there.
             if let Some(tls) = &configuration.settings.tls
                 && let Err(error) = TlsSource::open(tls.clone())
             {

@@ -171,7 +171,7 @@ fn monit_watches_the_socket_and_gives_the_stop_more_time_than_the_containers_hav
 check process docker
   with pidfile /var/vcap/sys/run/docker/docker.pid
   start program \"/var/vcap/jobs/docker/bin/start\" with timeout 60 seconds
-  stop program \"/var/vcap/jobs/docker/bin/stop\" with timeout 720 seconds
+  stop program \"/var/vcap/jobs/docker/bin/stop\" with timeout 780 seconds
   group vcap
   if failed unixsocket /var/vcap/sys/run/docker/docker.sock with timeout 10 seconds for 5 cycles then restart
 ";

@@ -3,9 +3,11 @@
 mod docker;
 mod docker_broker;
 mod drain;
+mod pre_start;
 mod properties;
 mod refused;
 mod registrar;
+mod sandbox;
 mod sanity_test;
 mod scripts;
 mod secrets;
