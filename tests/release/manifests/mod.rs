@@ -1,1 +1,3 @@
-//! See `main.rs`.
+//! The manifest with every ops file of `operators/` and `services/`.
+
+mod basics;

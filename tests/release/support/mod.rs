@@ -1,1 +1,4 @@
 //! What the tests of the release share.
+
+pub(crate) mod ops;
+pub(crate) mod variables;
