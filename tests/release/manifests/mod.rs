@@ -1,3 +1,43 @@
 //! The manifest with every ops file of `operators/` and `services/`.
 
+mod applier;
 mod basics;
+mod job_properties;
+mod operators;
+mod services;
+
+use std::collections::BTreeSet;
+
+use serde_yaml::Value;
+
+use crate::support::ops;
+
+/// Names of the `*.yml` of a directory, sorted.
+fn files(directory: &str) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(ops::repository(directory))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".yml"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Names of the variables that a manifest declares.
+fn declared(manifest: &Value) -> BTreeSet<String> {
+    let entries = manifest["variables"].as_sequence().unwrap();
+    let names: Vec<String> =
+        entries.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect();
+    let unique: BTreeSet<String> = names.iter().cloned().collect();
+    assert_eq!(unique.len(), names.len(), "declared twice: {names:?}");
+    unique
+}
+
+/// Names of the variables that a manifest uses, also as the CA of another one.
+fn used(manifest: &Value) -> BTreeSet<String> {
+    let mut names = ops::used(manifest);
+    for entry in manifest["variables"].as_sequence().unwrap() {
+        names.extend(entry["options"]["ca"].as_str().map(str::to_owned));
+    }
+    names
+}
