@@ -52,6 +52,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
             return fetch_images(&configuration).await;
         }
+        Command::ConvertOps(args) => {
+            let (converted, problems) = config::convert_ops(&args.files);
+            for problem in &problems {
+                say(&mut io::stderr(), &problem.to_string());
+            }
+            let Some(text) = converted else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            say(&mut io::stdout(), text.trim_end());
+        }
         Command::Wait(args) => wait::wait(&args.url, args.timeout).await?,
         Command::Version => {
             say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));

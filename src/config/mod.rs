@@ -8,7 +8,10 @@
 //! is built from a configuration with errors.
 
 mod container;
+mod convert;
+mod emit;
 mod files;
+mod legacy;
 mod node;
 mod problems;
 mod scalars;
@@ -16,6 +19,7 @@ mod services;
 mod settings;
 mod uniqueness;
 
+pub use convert::convert_ops;
 pub use files::{load, load_services};
 pub use problems::{Problem, Problems, Severity};
 pub use scalars::{parse_duration, parse_size};

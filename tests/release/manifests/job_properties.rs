@@ -29,7 +29,7 @@ fn unknown(properties: &Mapping, prefix: &str, known: &BTreeSet<String>) -> Vec<
 }
 
 /// Of every job of this release in a manifest.
-fn unknown_in(manifest: &Value) -> Vec<String> {
+pub(super) fn unknown_in(manifest: &Value) -> Vec<String> {
     let jobs = manifest["instance_groups"][0]["jobs"].as_sequence().unwrap();
     let ours = jobs.iter().filter(|job| job["release"] == "docker-broker");
     ours.flat_map(|job| {

@@ -1,7 +1,10 @@
+#![expect(clippy::unwrap_used, reason = "a test ends with what it did not find")]
 //! The manifest with every ops file of `operators/` and `services/`.
 
 mod applier;
 mod basics;
+mod bosh_cli;
+mod conversion;
 mod job_properties;
 mod operators;
 mod services;
@@ -16,8 +19,9 @@ use crate::support::ops;
 fn files(directory: &str) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(ops::repository(directory))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".yml"))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
     names.sort();
     names

@@ -8,8 +8,8 @@ use super::{declared, files, used};
 use crate::support::ops::{self, Variables};
 
 /// A file, the variables that it is given (as YAML), and those that it declares.
-struct Case {
-    file: &'static str,
+pub(super) struct Case {
+    pub(super) file: &'static str,
     given: &'static [(&'static str, &'static str)],
     generated: &'static [&'static str],
     not_with: &'static [&'static str],
@@ -19,7 +19,7 @@ const fn case(file: &'static str, given: &'static [(&'static str, &'static str)]
     Case { file, given, generated: &[], not_with: &[] }
 }
 
-const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case {
         generated: &["broker-ca", "broker-tls"],
         not_with: &["register-route.yml"],
@@ -79,11 +79,11 @@ const CASES: &[Case] = &[
 ];
 
 impl Case {
-    fn path(&self) -> String {
+    pub(super) fn path(&self) -> String {
         format!("operators/{}", self.file)
     }
 
-    fn variables(&self) -> Variables {
+    pub(super) fn variables(&self) -> Variables {
         let parse = |(name, value): &(&str, &str)| {
             ((*name).to_owned(), serde_yaml::from_str(value).unwrap())
         };
