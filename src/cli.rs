@@ -48,6 +48,9 @@ pub enum Command {
     Wait(WaitArgs),
     /// Turn ops files for the job cf-containers-broker into one for this release, on standard output.
     ConvertOps(ConvertArgs),
+    /// Take every plan of the running broker through its whole life: provision, bind, connect,
+    /// bind again, unbind, deprovision. Exit code 0 only if all of it works.
+    SanityTest(SanityTestArgs),
     /// Print the version.
     Version,
 }
@@ -117,8 +120,25 @@ pub struct WaitArgs {
     /// Where the broker listens (plain HTTP).
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: String,
+    /// The broker's settings file, instead of its URL.
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    pub config: Option<PathBuf>,
     /// How long to wait.
     #[arg(long, default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `sanity-test`.
+#[derive(Debug, Args)]
+pub struct SanityTestArgs {
+    /// The configuration of the broker that runs on this machine.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
+    /// Only this service, or this plan of it. May be repeated.
+    #[arg(long, value_name = "SERVICE[/PLAN]")]
+    pub only: Vec<String>,
+    /// Longest time of one operation.
+    #[arg(long, default_value = "10m", value_parser = duration)]
     pub timeout: Duration,
 }
 

@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! main, serve -> osb -> lifecycle -> { docker, store, credentials, disk, catalog }
+//! main -> sanity_test -> { docker, credentials, catalog }, api_client, probe
 //!                config -> catalog
 //! ```
 //!
 //! Only `osb` names warp, only `docker` bollard, only `store` rusqlite, only `credentials`
 //! handlebars, only `cli` clap. `docs/architecture.md` tells more.
 
+pub mod api_client;
 pub mod catalog;
 pub mod cli;
 pub mod config;
@@ -19,7 +21,9 @@ pub mod disk;
 pub mod docker;
 pub mod lifecycle;
 pub mod osb;
+pub mod probe;
 pub mod progress;
+pub mod sanity_test;
 pub mod serve;
 pub mod shutdown;
 pub mod store;

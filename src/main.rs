@@ -2,17 +2,19 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
 use clap::Parser;
 use docker_broker::{
+    api_client::ApiClient,
     catalog,
     cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME},
-    config::{self, Configuration, Severity},
+    config::{self, Configuration, Overrides, Severity},
     docker::{Images, PullProgress, prepare_registries},
-    progress, serve, telemetry, wait,
+    progress, sanity_test, serve, telemetry, wait,
 };
 
 fn main() -> ExitCode {
@@ -60,7 +62,25 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let Some(text) = converted else { return Ok(ExitCode::from(EXIT_CONFIG)) };
             say(&mut io::stdout(), text.trim_end());
         }
-        Command::Wait(args) => wait::wait(&args.url, args.timeout).await?,
+        Command::Wait(args) => {
+            let broker = match &args.config {
+                None => ApiClient::at(&args.url)?,
+                Some(file) => match load_from(Some(file), &[], &Overrides::default()) {
+                    Some(configuration) => ApiClient::of(&configuration.settings),
+                    None => return Ok(ExitCode::from(EXIT_CONFIG)),
+                },
+            };
+            wait::wait(&broker, args.timeout).await?;
+        }
+        Command::SanityTest(args) => {
+            let Some(configuration) = load(&args.configuration) else {
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            };
+            let options = sanity_test::Options { only: args.only, timeout: args.timeout };
+            if !sanity_test::run(&configuration, &options, &mut io::stdout()).await? {
+                return Ok(ExitCode::from(EXIT_RUNTIME));
+            }
+        }
         Command::Version => {
             say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));
         }
@@ -71,11 +91,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// The configuration, with all its problems on standard error; `None` if there are errors.
 fn load(args: &ConfigurationArgs) -> Option<Configuration> {
     let password = std::env::var("DOCKER_BROKER_PASSWORD").ok().filter(|text| !text.is_empty());
-    let (configuration, problems) = config::load(
-        args.settings_file().map(std::path::PathBuf::as_path),
-        args.service_files(),
-        &args.overrides(password),
-    );
+    let settings_file = args.settings_file().map(PathBuf::as_path);
+    load_from(settings_file, args.service_files(), &args.overrides(password))
+}
+
+fn load_from(
+    settings_file: Option<&Path>,
+    service_files: &[PathBuf],
+    overrides: &Overrides,
+) -> Option<Configuration> {
+    let (configuration, problems) = config::load(settings_file, service_files, overrides);
     let mut stderr = io::stderr();
     for problem in &problems {
         say(&mut stderr, &problem.to_string());

@@ -198,6 +198,21 @@ fn lock(data: &Path) -> anyhow::Result<fs::File> {
     }
 }
 
+/// The password of a broker that has been started before.
+///
+/// # Errors
+/// When it was to be generated and no file has it.
+pub fn known_password(settings: &Settings) -> anyhow::Result<String> {
+    if let Some(password) = &settings.login.password {
+        return Ok(password.clone());
+    }
+    let path = settings.data_directory.join(PASSWORD_FILE);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}; start the broker, or configure a password", path.display())
+    })?;
+    Ok(text.trim().to_owned())
+}
+
 fn password(settings: &Settings) -> anyhow::Result<String> {
     match &settings.login.password {
         Some(password) => Ok(password.clone()),

@@ -166,6 +166,17 @@ pub struct Hardening {
     pub privileged: bool,
 }
 
+/// A question to a TCP port and what its answer has to contain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Port in the container.
+    pub port: ContainerPort,
+    /// What is sent, with handlebars for credentials.
+    pub send: String,
+    /// What the answer has to contain.
+    pub expect: String,
+}
+
 /// How the broker finds out that a service answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,14 +185,7 @@ pub enum ReadinessCheck {
     Tcp(Vec<ContainerPort>),
     /// This TCP port answers `send` with something that contains `expect`: the one check without a
     /// process of its own that tells a server that loads its data from one that serves it.
-    Exchange {
-        /// Port in the container.
-        port: ContainerPort,
-        /// What is sent, with handlebars for the instance's credentials.
-        send: String,
-        /// What the answer has to contain.
-        expect: String,
-    },
+    Exchange(Exchange),
     /// This command succeeds inside the container.
     Exec(Vec<String>),
     /// This path answers below 400 on this TCP port.

@@ -21,13 +21,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use container::{
-    ContainerPlan, ContainerPort, Hardening, Limits, Protocol, PullPolicy, Readiness,
+    ContainerPlan, ContainerPort, Exchange, Hardening, Limits, Protocol, PullPolicy, Readiness,
     ReadinessCheck, RestartPolicy, Tmpfs, Volume,
 };
 pub use document::document;
 pub use ids::{BindingId, InstanceId, InvalidId, MAX_ID_BYTES};
 pub use parameters::{Parameters, ParametersError, is_environment_name, is_reserved};
-pub use plan::{Credentials, KeyValue, MaintenanceInfo, Plan, Service, SyslogDrain, UriShape};
+pub use plan::{
+    Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, UriShape,
+};
 pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};
 

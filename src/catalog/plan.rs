@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerPlan, ContainerPort, Parameters, Schemas};
+use super::{ContainerPlan, ContainerPort, Exchange, Parameters, Schemas};
 
 /// A service offering.
 #[derive(Debug, Clone)]
@@ -66,6 +66,21 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Where logs may be drained to.
     pub syslog_drain: Option<SyslogDrain>,
+    /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
+    #[serde(skip)]
+    pub sanity_test: SanityTest,
+}
+
+/// What `docker-broker sanity-test` does with a binding, besides connecting to the published TCP
+/// ports.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SanityTest {
+    /// Parameters for the new instance, for plans that cannot do without.
+    pub parameters: Option<Value>,
+    /// Through the published port, with the binding's credentials.
+    pub exchange: Option<Exchange>,
+    /// Inside the container, with the binding's credentials in `BINDING_*` variables.
+    pub exec: Option<Vec<String>>,
 }
 
 /// OSB "Maintenance Info Object".

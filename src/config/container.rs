@@ -7,8 +7,8 @@ use super::{
     scalars::{parse_duration, parse_mode, parse_owner, parse_size},
 };
 use crate::catalog::{
-    ContainerPlan, ContainerPort, Hardening, ImageReference, Limits, PullPolicy, Readiness,
-    ReadinessCheck, RestartPolicy, Tmpfs, Volume, is_environment_name,
+    ContainerPlan, ContainerPort, Exchange, Hardening, ImageReference, Limits, PullPolicy,
+    Readiness, ReadinessCheck, RestartPolicy, Tmpfs, Volume, is_environment_name,
 };
 
 /// Docker's smallest memory limit.
@@ -107,7 +107,7 @@ pub(super) fn parse_pull(text: &str) -> Result<PullPolicy, String> {
 }
 
 /// Command lines honour quotes as a shell does, or are lists.
-fn words(node: &Node<'_>, key: &'static str) -> Option<Vec<String>> {
+pub(super) fn words(node: &Node<'_>, key: &'static str) -> Option<Vec<String>> {
     if node.is_list(key) {
         return node.strings(key);
     }
@@ -308,22 +308,25 @@ fn parse_tmpfs(text: &str) -> Result<Tmpfs, String> {
 /// Ports that are open, or, with `send` and `expect`, one that answers.
 fn tcp(node: &Node<'_>) -> Option<ReadinessCheck> {
     let ports = node.parsed_list("tcp", ContainerPort::parse);
+    if node.has("send") || node.has("expect") {
+        return exchange(node, &ports).map(ReadinessCheck::Exchange);
+    }
+    Some(ReadinessCheck::Tcp(ports))
+}
+
+/// `send` and `expect` for the one port of `tcp`.
+pub(super) fn exchange(node: &Node<'_>, ports: &[ContainerPort]) -> Option<Exchange> {
     let (send, expect) = (node.string("send"), node.string("expect"));
     if let Some(Err(error)) =
         send.as_ref().map(|send| crate::credentials::check_template(&send.as_str().into()))
     {
         node.error("send", error.to_string());
     }
-    match (send, expect, ports.as_slice()) {
-        (None, None, _) => Some(ReadinessCheck::Tcp(ports)),
-        (Some(send), Some(expect), [port]) => {
-            Some(ReadinessCheck::Exchange { port: *port, send, expect })
-        }
-        _ => {
-            node.error("send", "and expect belong together, with one port in tcp");
-            None
-        }
+    if let (Some(send), Some(expect), [port]) = (send, expect, ports) {
+        return Some(Exchange { port: *port, send, expect });
     }
+    node.error("send", "and expect belong together, with one port in tcp");
+    None
 }
 
 fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
@@ -362,9 +365,9 @@ fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
     }
     let ports = match &check {
         Some(ReadinessCheck::Tcp(ports)) => ports.as_slice(),
-        Some(ReadinessCheck::Http { port, .. } | ReadinessCheck::Exchange { port, .. }) => {
-            std::slice::from_ref(port)
-        }
+        Some(
+            ReadinessCheck::Http { port, .. } | ReadinessCheck::Exchange(Exchange { port, .. }),
+        ) => std::slice::from_ref(port),
         _ => &[],
     };
     for port in ports {

@@ -14,6 +14,7 @@ mod files;
 mod legacy;
 mod node;
 mod problems;
+mod sanity_test;
 mod scalars;
 mod services;
 mod settings;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::{container, node::Node};
+use super::{container, node::Node, sanity_test::sanity_test};
 use crate::catalog::{
     ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
     Service, SyslogDrain, UriShape, is_environment_name,
@@ -83,6 +83,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         container: container_node.map_or_else(container::placeholder, container::container),
         credentials,
         syslog_drain: syslog_drain(&node, drains),
+        sanity_test: sanity_test(&node),
     };
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
@@ -219,7 +220,10 @@ fn check_ports(node: &Node<'_>, plan: &Plan) {
     }
     let uri = plan.credentials.uri.as_ref().and_then(|uri| uri.port);
     let drain = plan.syslog_drain.as_ref().map(|drain| drain.port);
-    for (key, port) in [("credentials.uri.port", uri), ("syslog_drain_port", drain)] {
+    let tested = plan.sanity_test.exchange.as_ref().map(|exchange| exchange.port);
+    let named =
+        [("credentials.uri.port", uri), ("syslog_drain_port", drain), ("sanity_test.tcp", tested)];
+    for (key, port) in named {
         if let Some(port) = port.filter(|port| !published.contains(port)) {
             node.error(key, format!("is {port}, which is not among container.expose_ports"));
         }

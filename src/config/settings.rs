@@ -47,8 +47,8 @@ pub struct Registry {
     pub host: String,
     /// Login.
     pub login: Option<(String, String)>,
-    /// PEM file of the CA that signed the registry's certificate.
-    pub ca_certificate: Option<PathBuf>,
+    /// The CA that signed the registry's certificate, in PEM.
+    pub ca_certificate: Option<String>,
     /// Plain HTTP or an unverified certificate; dockerd has to allow it as well.
     pub insecure: bool,
 }
@@ -363,20 +363,29 @@ fn registry(node: Node<'_>) -> Option<Registry> {
     if username.is_some() != password.is_some() {
         node.error("username", "and password belong together; one of them is missing");
     }
-    let ca_certificate = node.string("ca_certificate").map(PathBuf::from);
-    if let Some(file) = &ca_certificate
-        && let Err(error) = std::fs::File::open(file)
-    {
-        node.error("ca_certificate", format!("cannot read {}: {error}", file.display()));
-    }
     let registry = Registry {
         login: username.zip(password),
-        ca_certificate,
+        ca_certificate: ca_certificate(&node),
         insecure: node.boolean("insecure").unwrap_or(false),
         host,
     };
     node.finish();
     (!registry.host.is_empty()).then_some(registry)
+}
+
+/// A PEM text, or the path of a file with it.
+fn ca_certificate(node: &Node<'_>) -> Option<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    let given = node.string("ca_certificate")?;
+    let text = if given.contains('\n') {
+        Ok(given)
+    } else {
+        std::fs::read_to_string(&given).map_err(|error| format!("cannot read {given}: {error}"))
+    };
+    let checked = text.and_then(|text| {
+        if text.contains(BEGIN) { Ok(text) } else { Err("holds no PEM certificate".to_owned()) }
+    });
+    checked.map_err(|message| node.error("ca_certificate", message)).ok()
 }
 
 fn port(node: &Node<'_>, key: &'static str) -> Option<u16> {

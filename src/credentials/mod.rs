@@ -14,4 +14,4 @@ pub use binding::{Facts, binding_document};
 pub use instance::InstanceSecrets;
 pub use keyring::{KeyError, Keyring};
 pub use redact::redact;
-pub use template::{TemplateError, check_template, render_text};
+pub use template::{TemplateError, check_template, render_document_text, render_text};

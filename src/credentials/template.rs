@@ -79,7 +79,15 @@ pub fn render_text(text: &str, secrets: &InstanceSecrets) -> Result<String, Temp
     let context = serde_json::json!({
         "username": secrets.username, "password": secrets.password, "dbname": secrets.dbname,
     });
-    let rendered = render(&Value::from(text), &context)?;
+    render_document_text(text, &context)
+}
+
+/// A text with the entries of a binding's `credentials` in it.
+///
+/// # Errors
+/// [`TemplateError`] when it uses something that they do not have.
+pub fn render_document_text(text: &str, credentials: &Value) -> Result<String, TemplateError> {
+    let rendered = render(&Value::from(text), credentials)?;
     Ok(rendered.as_str().unwrap_or_default().to_owned())
 }
 

@@ -257,7 +257,8 @@ impl Engine {
         Ok(owned.collect())
     }
 
-    /// Runs a command in a container; exit code and the end of what it printed.
+    /// Runs a command in a container, with these `NAME=value` besides the container's own
+    /// environment; exit code and the end of what it printed.
     ///
     /// # Errors
     /// [`DockerError`], also when it takes longer than `limit`.
@@ -265,12 +266,14 @@ impl Engine {
         &self,
         name: &str,
         command: &[String],
+        environment: &[String],
         limit: Duration,
     ) -> Result<(i64, String), DockerError> {
         let options = CreateExecOptions {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(command.to_vec()),
+            env: Some(environment.to_vec()),
             ..CreateExecOptions::default()
         };
         let request = async |docker: &bollard::Docker| {

@@ -107,6 +107,8 @@ pub struct Images {
     registries: Vec<Registry>,
     default_policy: Option<PullPolicy>,
     directory: Option<PathBuf>,
+    /// No image is looked for before the directory's tarballs are loaded.
+    loaded: watch::Sender<bool>,
     pulls: Semaphore,
     progress: PullProgress,
 }
@@ -131,6 +133,7 @@ impl Images {
             entries: Mutex::default(),
             registries: settings.registries.clone(),
             default_policy: settings.pull,
+            loaded: watch::Sender::new(settings.images_directory.is_none()),
             directory: settings.images_directory.clone(),
             pulls: Semaphore::new(settings.max_parallel_pulls),
             progress,
@@ -172,7 +175,21 @@ impl Images {
     /// Loads the tarballs of the images directory, if there is one. Returns what could not be
     /// loaded; everything else is here then.
     pub async fn load_directory(&self) -> Vec<DockerError> {
-        let Some(directory) = &self.directory else { return Vec::new() };
+        let failed = match &self.directory {
+            Some(directory) => self.load_tarballs(directory).await,
+            None => Vec::new(),
+        };
+        self.loaded.send_replace(true);
+        failed
+    }
+
+    /// Whether the tarballs of the images directory are loaded, as far as they can be.
+    #[must_use]
+    pub fn is_directory_loaded(&self) -> bool {
+        *self.loaded.borrow()
+    }
+
+    async fn load_tarballs(&self, directory: &Path) -> Vec<DockerError> {
         let tarballs = match tarballs(directory) {
             Ok(tarballs) => tarballs,
             Err(source) => {
@@ -254,6 +271,9 @@ impl Images {
 
     /// One attempt to obtain an image.
     async fn fetch(&self, image: &ImageReference) -> Result<ImageFacts, ImageError> {
+        let mut loaded = self.loaded.subscribe();
+        // Cannot fail: the sender lives as long as `self`.
+        drop(loaded.wait_for(|loaded| *loaded).await);
         let entry = self.entry(image, None);
         let _turn = entry.turn.lock().await;
         let known = entry.status.borrow().clone();

@@ -11,13 +11,12 @@ use std::{
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{ContainerFacts, DockerError, Engine};
-use crate::catalog::{ContainerPort, Protocol, Readiness, ReadinessCheck};
+use crate::catalog::{ContainerPort, Exchange, Protocol, Readiness, ReadinessCheck};
 
 /// Pause between attempts: short at first, because most services are up in a moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -28,8 +27,6 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_millis(500);
 /// How often the container itself is looked at while its service does not answer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Most that is read of the answer to a check.
-const ANSWER_BYTES: usize = 4096;
 /// A container that dockerd had to start this often will not come up by itself.
 const CRASH_LOOP: i64 = 5;
 
@@ -128,14 +125,16 @@ impl Engine {
                 Ok(())
             }
             ReadinessCheck::Tcp(_) => any_port(address()?, published).await,
-            ReadinessCheck::Exchange { port, send, expect } => {
+            ReadinessCheck::Exchange(Exchange { port, send, expect }) => {
                 let answer = exchange(address()?, *port, send.as_bytes(), expect.as_bytes());
                 timeout(ATTEMPT, answer).await.map_err(|_| format!("port {port}: no answer"))?
             }
             ReadinessCheck::Http { port, path } => get(address()?, *port, path).await,
             ReadinessCheck::Exec(command) => {
-                let (code, _) =
-                    self.exec(name, command, ATTEMPT).await.map_err(|error| error.to_string())?;
+                let (code, _) = self
+                    .exec(name, command, &[], ATTEMPT)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 if code == 0 { Ok(()) } else { Err(format!("the check exited with {code}")) }
             }
             ReadinessCheck::HealthCheck => match facts.healthy {
@@ -155,27 +154,15 @@ async fn connect(address: IpAddr, port: ContainerPort) -> Result<TcpStream, Stri
     }
 }
 
-/// Sends something and reads until the answer contains what is expected. The answer itself is not
-/// repeated: it may hold secrets.
 async fn exchange(
     address: IpAddr,
     port: ContainerPort,
     send: &[u8],
     expect: &[u8],
 ) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("port {port}: {error}");
     let mut stream = connect(address, port).await?;
-    stream.write_all(send).await.map_err(failed)?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    loop {
-        if answer.windows(expect.len().max(1)).any(|window| window == expect) {
-            return Ok(());
-        }
-        let read = stream.read_buf(&mut answer).await.map_err(failed)?;
-        if read == 0 || answer.len() >= ANSWER_BYTES {
-            return Err(format!("port {port}: another answer than expected"));
-        }
-    }
+    let answer = crate::probe::exchange(&mut stream, send, expect).await;
+    answer.map_err(|error| format!("port {port}: {error}"))
 }
 
 /// Without a named port one that answers is enough: images expose more than they listen on.

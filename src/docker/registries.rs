@@ -8,7 +8,7 @@ use crate::config::Registry;
 /// Puts each registry's CA where dockerd looks for it at every pull.
 ///
 /// # Errors
-/// [`DockerError::File`] when a CA cannot be read or written.
+/// [`DockerError::File`] when a CA cannot be written.
 pub fn prepare_registries(registries: &[Registry], directory: &Path) -> Result<(), DockerError> {
     for registry in registries {
         let Some(ca) = &registry.ca_certificate else { continue };
@@ -16,16 +16,15 @@ pub fn prepare_registries(registries: &[Registry], directory: &Path) -> Result<(
             let path = path.display().to_string();
             move |source| DockerError::File { verb, path, source }
         };
-        let text = std::fs::read(ca).map_err(wrap("read", ca))?;
         let folder = directory.join(&registry.host);
         let target = folder.join("ca.crt");
-        if std::fs::read(&target).is_ok_and(|known| known == text) {
+        if std::fs::read(&target).is_ok_and(|known| known == ca.as_bytes()) {
             continue;
         }
         std::fs::create_dir_all(&folder).map_err(wrap("make", &folder))?;
         let mut file =
             tempfile::NamedTempFile::new_in(&folder).map_err(wrap("write in", &folder))?;
-        std::io::Write::write_all(&mut file, &text).map_err(wrap("write", &target))?;
+        std::io::Write::write_all(&mut file, ca.as_bytes()).map_err(wrap("write", &target))?;
         file.persist(&target).map_err(|error| wrap("write", &target)(error.error))?;
     }
     Ok(())

@@ -64,6 +64,8 @@ pub struct Status {
     pub docker: Option<String>,
     /// Why the store cannot be used; `None`: it can.
     pub store: Option<String>,
+    /// The tarballs of the images directory are loaded, as far as they can be.
+    pub images_loaded: bool,
 }
 
 /// Everything that verbs work on. Shared by all requests and tasks.
@@ -157,6 +159,7 @@ impl Broker {
             recovery: self.recovery.borrow().clone(),
             docker: docker.err().map(|error| say(&error)),
             store: store.err().map(|error| say(&error)),
+            images_loaded: self.images.is_directory_loaded(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     work::Context,
 };
 use crate::{
-    catalog::{ContainerPort, Definition, Readiness, ReadinessCheck},
+    catalog::{ContainerPort, Definition, Exchange, Readiness, ReadinessCheck},
     credentials::{redact, render_text},
     docker::{ContainerSpec, DockerError, ImageFacts, NotReady, spec},
     store::RowError,
@@ -42,7 +42,7 @@ impl Faults {
 /// The readiness check of an instance, with its credentials where the plan asks for them.
 fn readiness_of(instance: &Instance) -> Result<Readiness, Failure> {
     let mut readiness = instance.definition.plan.container.readiness.clone();
-    if let ReadinessCheck::Exchange { send, .. } = &mut readiness.check {
+    if let ReadinessCheck::Exchange(Exchange { send, .. }) = &mut readiness.check {
         *send = render_text(send, &instance.private.secrets).map_err(|error| {
             Failure::because(format!("the readiness check of this plan: {error}"))
         })?;

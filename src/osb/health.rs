@@ -30,13 +30,15 @@ async fn ready(api: &Api) -> Answer {
         Recovery::Done { failed } => ("done", failed.len()),
     };
     let (docker, store) = (status.docker.is_none(), status.store.is_none());
-    let ready = docker && store && matches!(status.recovery, Recovery::Done { .. });
+    let recovered = matches!(status.recovery, Recovery::Done { .. });
+    let ready = docker && store && recovered && status.images_loaded;
     let word = |ok: bool| if ok { "ok" } else { "unavailable" };
     let body = json!({
         "status": if ready { "ready" } else { "not ready" },
         "docker": word(docker),
         "store": word(store),
         "recovery": recovery,
+        "images_directory": if status.images_loaded { "loaded" } else { "loading" },
         "instances_not_recovered": failed,
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

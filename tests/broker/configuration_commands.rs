@@ -103,7 +103,9 @@ fn wrong_usage_exits_with_2() {
 fn help_mentions_every_command_and_version_says_the_version() {
     let help = docker_broker(&["--help"]);
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "check-config", "fetch-images", "catalog", "wait", "version"] {
+    for command in
+        ["serve", "check-config", "fetch-images", "catalog", "wait", "sanity-test", "version"]
+    {
         let line = format!("\n  {command} ");
         assert!(help.stdout.contains(&line), "{command}: {}", help.stdout);
         let own = docker_broker(&[command, "--help"]);

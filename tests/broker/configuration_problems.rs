@@ -119,6 +119,7 @@ fn each_mistake_in_a_service_is_named_with_its_place_and_what_would_be_right() {
 #[test]
 fn each_mistake_in_a_plan_is_named_with_its_place_and_what_would_be_right() {
     let schema = json!({"service_instance": {"create": {"parameters": {"type": "nonsense"}}}});
+    let exchange = |port: &str| json!({"tcp": port, "send": "a", "expect": "b"});
     check(
         Severity::Error,
         "/services/0/plans/0",
@@ -144,6 +145,11 @@ fn each_mistake_in_a_plan_is_named_with_its_place_and_what_would_be_right() {
             ("/credentials/password/key", json!("a b"), "credentials.password.key", "\"a b\""),
             ("/credentials/dbname", json!({"key": "PASSWORD"}), "credentials", "PASSWORD twice"),
             ("/credentials/template", json!({"a": "{{#if"}), "credentials.template", ""),
+            ("/sanity_test", json!({"tcp": "80/tcp"}), "sanity_test.send", "belong together"),
+            ("/sanity_test", exchange("81/tcp"), "sanity_test.tcp", "81/tcp, which is not"),
+            ("/sanity_test", exchange("80/udp"), "sanity_test.tcp", "only tcp ports"),
+            ("/sanity_test", json!({"exec": []}), "sanity_test.exec", "must name a command"),
+            ("/sanity_test", json!({"parameters": 1}), "sanity_test.parameters", "a mapping"),
         ],
     );
 }

@@ -95,14 +95,17 @@ async fn a_registry_with_a_private_ca_works_once_the_broker_knows_the_ca() {
         refused.expect(422);
         assert!(refused.description().contains("unknown authority"), "{}", refused.description());
     }
-    let setting = format!(
-        "registries: [{{host: '{}', ca_certificate: {}}}]",
-        registry.address(),
-        registry.ca_file().display()
-    );
-    let builder = daemon.broker().setting(setting);
-    let broker = offering(builder, &[("plan", &image, "")]).start().await;
-    provision(&broker, "plan", "i1").await.expect(201);
+    let file = registry.ca_file().display().to_string();
+    let text = fs::read_to_string(&file).unwrap();
+    for (id, ca) in [("i1", file), ("i2", serde_json::Value::from(text).to_string())] {
+        let known = Certificates::of(&registry);
+        let host = registry.address();
+        let setting = format!("registries: [{{host: '{host}', ca_certificate: {ca}}}]");
+        let builder = daemon.broker().setting(setting);
+        let broker = offering(builder, &[("plan", &image, "pull: always")]).start().await;
+        provision(&broker, "plan", id).await.expect(201);
+        drop((broker, known));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

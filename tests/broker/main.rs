@@ -32,5 +32,6 @@ mod process;
 mod process_start;
 mod provision;
 mod recovery;
+mod sanity_test;
 mod shipped_services;
 mod update;

@@ -126,6 +126,13 @@ async fn wait_returns_when_the_broker_is_ready_and_says_why_it_is_not() {
     let broker = TestBroker::builder().start_unready().await;
     assert_eq!(wait_for(&broker, "60s"), (Some(0), String::new()));
     let address = broker.client.address.clone();
+    // By the settings of the broker instead, whatever address it listens on.
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    let (_, port) = address.rsplit_once(':').unwrap();
+    std::fs::write(settings.path(), format!("listen_address: 0.0.0.0\nport: {port}")).unwrap();
+    let file = settings.path().to_str().unwrap();
+    let by_settings = ["wait", "--config", file, "--timeout", "60s"];
+    assert_eq!(docker_broker(&by_settings).code, Some(0));
     drop(broker);
     let gone = format!("http://{address}");
     for (args, code, words) in [
@@ -133,6 +140,8 @@ async fn wait_returns_when_the_broker_is_ready_and_says_why_it_is_not() {
         (["--url", "https://127.0.0.1:1", "--timeout", "1s"], 1, "must begin with http://"),
         (["--url", "nonsense", "--timeout", "1s"], 1, "nonsense"),
         (["--url", gone.as_str(), "--timeout", "soon"], 2, "is not a duration"),
+        (["--config", file, "--timeout", "200ms"], 1, "cannot connect"),
+        (["--config", "/no/such", "--timeout", "1s"], 78, "/no/such"),
     ] {
         let done = docker_broker(&[&["wait"], &args[..]].concat());
         assert_eq!(done.code, Some(code), "{done:?}");

@@ -1,0 +1,186 @@
+//! `docker-broker sanity-test`: takes every plan through its whole life, as a platform and its
+//! applications would, against the broker that runs on this machine.
+//!
+//! Owns nothing but the instances that it makes, whose ids begin with [`PREFIX`]: they are removed
+//! also after a failure, a signal, or (by the next run) a kill. Prints no secrets.
+
+mod check;
+mod life;
+
+use std::{fs, io::Write, time::Duration};
+
+use anyhow::{Context, bail};
+use http::Method;
+use rand::{Rng, distr::Alphanumeric};
+
+use crate::{
+    api_client::ApiClient,
+    catalog::{Catalog, Offer},
+    config::{Configuration, Settings},
+    docker::Engine,
+    serve, shutdown,
+};
+use life::{Failure, Life};
+
+const PREFIX: &str = "sanity-test-";
+const RANDOM_CHARACTERS: usize = 10;
+const LOCK_FILE: &str = "sanity-test.lock";
+
+/// What to test, and with how much patience.
+#[derive(Debug)]
+pub struct Options {
+    /// `SERVICE` or `SERVICE/PLAN`; empty: everything.
+    pub only: Vec<String>,
+    /// Longest time of one operation.
+    pub timeout: Duration,
+}
+
+/// Tests the plans one after the other and prints a line about each. Whether all passed.
+///
+/// # Errors
+/// When the test cannot be made at all, or was interrupted; what it made is removed nevertheless.
+pub async fn run(
+    configuration: &Configuration,
+    options: &Options,
+    out: &mut (impl Write + Send),
+) -> anyhow::Result<bool> {
+    let Configuration { settings, catalog } = configuration;
+    let offers = choose(catalog, &options.only)?;
+    let _lock = lock(settings)?;
+    let login = &settings.login;
+    let client = ApiClient::of(settings).login(&login.username, &serve::known_password(settings)?);
+    let engine = serve::engine(settings);
+    let on_offer = offered_plans(&client).await?;
+    for left in leftovers(&engine).await? {
+        let (id, service, plan) = &left;
+        writeln!(out, "removing {id}, which an earlier run left behind")?;
+        life::remove(&client, id, service, plan, options.timeout).await.map_err(|failure| {
+            anyhow::anyhow!("{id} of an earlier run cannot be removed: {failure}")
+        })?;
+    }
+    let table = Table::of(&offers);
+    table.line(out, ["SERVICE", "PLAN", "RESULT", "READY IN", "CHECKED"])?;
+    let mut failures = Vec::new();
+    for offer in &offers {
+        let (service, plan) = (&offer.service.name, &offer.plan.name);
+        let mut life = Life::new(&client, &engine, offer, new_id(), options.timeout);
+        let ended = if on_offer.contains(&offer.plan.id) {
+            run_unless_interrupted(&mut life).await?
+        } else {
+            let reason = "the running broker does not offer this plan; restart it with this \
+                          configuration";
+            Err(Failure::new("catalog", reason))
+        };
+        let result = if ended.is_ok() { "ok" } else { "FAILED" };
+        table.line(out, [service, plan, result, &life.ready_in(), &life.checked()])?;
+        if let Err(failure) = ended {
+            failures.push(format!("{service}/{plan}: {failure}"));
+            if let Err(failure) = life.clean_up().await {
+                failures.push(format!("{service}/{plan}: cleaning up: {failure}"));
+            }
+        }
+    }
+    for failure in &failures {
+        writeln!(out, "{failure}")?;
+    }
+    let verdict = if failures.is_empty() { "all of them work" } else { "see above for failures" };
+    writeln!(out, "{} plans tested; {verdict}", offers.len())?;
+    Ok(failures.is_empty())
+}
+
+async fn run_unless_interrupted(life: &mut Life<'_>) -> anyhow::Result<Result<(), Failure>> {
+    let signal = tokio::select! {
+        ended = life.run() => return Ok(ended),
+        signal = shutdown::requested() => signal.context("cannot wait for signals")?,
+    };
+    match life.clean_up().await {
+        Ok(()) => bail!("interrupted by {signal}; what was made for the test is removed"),
+        Err(failure) => bail!("interrupted by {signal}, and cleaning up failed: {failure}"),
+    }
+}
+
+/// Widths of the columns with names in them.
+struct Table {
+    service: usize,
+    plan: usize,
+}
+
+impl Table {
+    fn of(offers: &[&Offer]) -> Self {
+        let longest = |names: &mut dyn Iterator<Item = usize>| names.max().unwrap_or(0);
+        Self {
+            service: longest(&mut offers.iter().map(|o| o.service.name.len())).max(7),
+            plan: longest(&mut offers.iter().map(|o| o.plan.name.len())).max(4),
+        }
+    }
+
+    fn line(&self, out: &mut impl Write, cells: [&str; 5]) -> std::io::Result<()> {
+        let Self { service: service_width, plan: plan_width } = self;
+        let [service, plan, result, seconds, checked] = cells;
+        writeln!(
+            out,
+            "{service:service_width$}  {plan:plan_width$}  {result:6}  {seconds:>8}  {checked}"
+        )
+    }
+}
+
+fn choose<'a>(catalog: &'a Catalog, only: &[String]) -> anyhow::Result<Vec<&'a Offer>> {
+    let names = |offer: &Offer| {
+        let service = offer.service.name.clone();
+        [format!("{service}/{}", offer.plan.name), service]
+    };
+    for wanted in only {
+        if !catalog.offers().any(|offer| names(offer).contains(wanted)) {
+            bail!("there is no service or plan {wanted:?}; say SERVICE or SERVICE/PLAN");
+        }
+    }
+    let chosen =
+        |offer: &&Offer| only.is_empty() || names(offer).iter().any(|name| only.contains(name));
+    let offers: Vec<_> = catalog.offers().filter(chosen).collect();
+    if offers.is_empty() {
+        bail!("there is nothing to test: no services are configured");
+    }
+    Ok(offers)
+}
+
+/// With the lock held, whatever has the prefix is left over.
+fn lock(settings: &Settings) -> anyhow::Result<fs::File> {
+    let path = settings.data_directory.join(LOCK_FILE);
+    let file =
+        fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => bail!("another sanity-test runs; wait for its end"),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+async fn offered_plans(client: &ApiClient) -> anyhow::Result<Vec<String>> {
+    let asked = client.send(Method::GET, "/v2/catalog", None).await;
+    let (status, body) = asked.with_context(|| format!("no broker answers at {client}"))?;
+    if !status.is_success() {
+        bail!("the broker at {client} refuses to show its catalog: {status}");
+    }
+    let services = body["services"].as_array().cloned().unwrap_or_default();
+    let plans = services.iter().filter_map(|service| service["plans"].as_array().cloned());
+    Ok(plans.flatten().filter_map(|plan| plan["id"].as_str().map(str::to_owned)).collect())
+}
+
+/// Id, service and plan of instances that a killed run could not remove.
+async fn leftovers(engine: &Engine) -> anyhow::Result<Vec<(String, String, String)>> {
+    let owned = engine.list_owned().await.context("the Docker engine cannot be asked")?;
+    let ours = owned.into_iter().filter(|one| one.labels.instance_id.starts_with(PREFIX));
+    let mut found: Vec<_> = ours
+        .map(|one| (one.labels.instance_id, one.labels.service_id, one.labels.plan_id))
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn new_id() -> String {
+    let random = rand::rng().sample_iter(Alphanumeric).take(RANDOM_CHARACTERS).map(char::from);
+    PREFIX.chars().chain(random).collect()
+}
