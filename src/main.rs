@@ -14,6 +14,7 @@ use docker_broker::{
     cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME},
     config::{self, Configuration, Overrides, Severity},
     docker::{Images, PullProgress, prepare_registries},
+    osb::TlsSource,
     progress, sanity_test, serve, telemetry, wait,
 };
 
@@ -39,6 +40,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::CheckConfig(args) => {
             let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            if let Some(tls) = &configuration.settings.tls
+                && let Err(error) = TlsSource::open(tls.clone())
+            {
+                say(&mut io::stderr(), &format!("error: tls: {}", telemetry::Chain(&error)));
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            }
             let services = configuration.catalog.services();
             let plans: usize = services.iter().map(|service| service.plans.len()).sum();
             let text =

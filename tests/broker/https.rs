@@ -72,8 +72,8 @@ impl Files {
         TestBroker::builder().setting(self.setting())
     }
 
-    /// What `serve` says when it does not start with these files.
-    fn refused(&self) -> String {
+    /// What `serve` says when it does not start with these files, and `check-config` before it.
+    fn refused(&self) -> [String; 2] {
         let settings = format!(
             "name: {}\ndata_directory: {}\nport: 0\n{}\n",
             unique("t-"),
@@ -81,13 +81,13 @@ impl Files {
             self.setting()
         );
         fs::write(self.path("broker.yml"), settings).expect("a file can be written");
-        let done = docker_broker(&[
-            "serve",
-            "--config",
-            self.path("broker.yml").to_str().expect("a temporary path is UTF-8"),
-        ]);
-        assert_eq!(done.code, Some(1), "{done:?}");
-        done.stderr
+        let file = self.path("broker.yml");
+        let file = file.to_str().expect("a temporary path is UTF-8");
+        [("serve", 1), ("check-config", 78)].map(|(command, code)| {
+            let done = docker_broker(&[command, "--config", file]);
+            assert_eq!(done.code, Some(code), "{done:?}");
+            done.stderr
+        })
     }
 }
 
@@ -257,7 +257,7 @@ async fn a_broken_replacement_is_reported_once_and_the_old_certificate_stays() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
+fn a_certificate_that_cannot_be_used_is_named_by_the_check_and_at_the_start() {
     let (one, other) = (Certificate::new(), Certificate::new());
     for (certificate, key, words) in [
         (one.pem.as_str(), other.key.as_str(), "certificate.pem and its key cannot be used"),
@@ -266,8 +266,9 @@ fn a_certificate_that_cannot_be_used_is_named_at_the_start() {
         (&one.key, &one.key, "certificate.pem holds no certificate"),
     ] {
         let files = Files::new(certificate, key);
-        let said = files.refused();
-        assert!(said.contains(words), "{words}: {said}");
-        assert!(!said.contains("BEGIN"), "{said}");
+        for said in files.refused() {
+            assert!(said.contains(words), "{words}: {said}");
+            assert!(!said.contains("BEGIN"), "{said}");
+        }
     }
 }

@@ -1,0 +1,106 @@
+//! pre-start of job docker: each mistake is one sentence on standard error.
+
+use serde_json::{Value, json};
+
+use super::{certificate, sandbox::Sandbox};
+
+/// An engine that knows `--validate`, and says this.
+const ENGINE: &str = "#!/bin/bash
+case $1 in
+  --help) echo '      --validate   Validate daemon configuration and exit' ;;
+  --validate)
+    [ -e \"$3\" ] || exit 9
+    grep -q '\"log-level\": \"info\"' \"$3\" && exit
+    echo 'time=\"…\" level=warning msg=noise' >&2
+    echo 'unable to configure the Docker daemon with file daemon.json: invalid logging level' >&2
+    exit 1
+    ;;
+  *) exit 9 ;;
+esac
+";
+
+/// A VM with a disk and an engine.
+fn sandbox(properties: &Value) -> anyhow::Result<Sandbox> {
+    let sandbox = Sandbox::new(properties)?;
+    sandbox.program("mountpoint", "#!/bin/bash\n")?;
+    sandbox.program("dockerd", ENGINE)?;
+    Ok(sandbox)
+}
+
+/// The one line that pre-start says before it fails.
+fn refused(sandbox: &Sandbox) -> String {
+    let output = sandbox.start("pre-start", &[], &[]);
+    assert!(!output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+#[test]
+fn good_properties_pass_in_silence() -> anyhow::Result<()> {
+    let (certificate, key) = certificate();
+    let tcp = json!({
+        "tcp_address": "0.0.0.0",
+        "tls_cacert": certificate, "tls_cert": certificate, "tls_key": key,
+    });
+    for properties in [json!({}), tcp] {
+        assert_eq!(sandbox(&properties)?.run("pre-start", &[], &[]), "");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_persistent_disk_it_says_what_to_do() -> anyhow::Result<()> {
+    let sandbox = Sandbox::new(&json!({}))?;
+    let said = refused(&sandbox);
+    assert!(said.contains("is not a persistent disk; give the instance group a"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn numbers_have_to_be_numbers() -> anyhow::Result<()> {
+    for (properties, message) in [
+        (json!({"drain_timeout": "1m"}), "drain_timeout is \"1m\"; it must be a whole number"),
+        (json!({"ulimit": {"nofile": "many"}}), "ulimit.nofile is \"many\""),
+        (json!({"vm": {"max_map_count": -1}}), "vm.max_map_count is \"-1\""),
+    ] {
+        let said = refused(&sandbox(&properties)?);
+        assert!(said.contains(message), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn certificates_have_to_be_certificates() -> anyhow::Result<()> {
+    let (pem, key) = certificate();
+    let all = json!({
+        "tcp_address": "0.0.0.0", "tls_cacert": pem, "tls_cert": pem, "tls_key": key,
+    });
+    for (name, message) in [
+        ("tls_cacert", "tls_cacert is not a certificate in PEM"),
+        ("tls_cert", "tls_cert is not a certificate in PEM"),
+        ("tls_key", "tls_key is not a private key in PEM"),
+    ] {
+        let properties = super::with(all.clone(), &json!({ name: "nonsense" }));
+        let said = refused(&sandbox(&properties)?);
+        assert!(said.contains(message), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_engine_would_not_start_with_is_said_in_its_words() -> anyhow::Result<()> {
+    let said = refused(&sandbox(&json!({"log_level": "loud"}))?);
+    let message = "a property of the job docker is not what dockerd accepts: unable to configure \
+                   the Docker daemon with file daemon.json: invalid logging level\n";
+    assert!(said.ends_with(message), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_engine_that_cannot_check_is_believed() -> anyhow::Result<()> {
+    let sandbox = sandbox(&json!({"log_level": "loud"}))?;
+    sandbox.program("dockerd", "#!/bin/bash\n[ \"$1\" = --help ]\n")?;
+    assert_eq!(sandbox.run("pre-start", &[], &[]), "");
+    Ok(())
+}
