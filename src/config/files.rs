@@ -50,16 +50,8 @@ pub fn load(
     }
     uniqueness::check(&found.services, &found.places, &problems);
     let catalog = Catalog::new(found.services);
-    let mut problems = problems.into_vec();
+    let problems = problems.into_vec();
     let failed = problems.iter().any(|problem| problem.severity == Severity::Error);
-    if named && !failed && catalog.services().is_empty() {
-        let message = "are none; a platform takes a broker only with at least one".to_owned();
-        problems.push(Problem {
-            severity: Severity::Warning,
-            path: "services".to_owned(),
-            message,
-        });
-    }
     let configuration = match settings {
         Some(settings) if !failed => Some(Configuration { settings, catalog }),
         _ => None,

@@ -138,18 +138,6 @@ fn files_that_are_missing_broken_or_empty_are_named() {
 }
 
 #[test]
-fn an_empty_list_of_services_is_a_warning() {
-    let (_directory, path) = file("services: []\n");
-    let (catalog, problems) = load_services(&[path]);
-    assert!(catalog.unwrap().services().is_empty());
-    let found: Vec<_> = problems.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        found,
-        ["warning: services: are none; a platform takes a broker only with at least one"]
-    );
-}
-
-#[test]
 fn scalars_are_taken_as_operators_write_them() {
     let (plan, problems) = plan(
         "      tag: 9.6\n      restart: no\n      memory: 1g\n      memory_swap: 2147483648\n      \

@@ -65,7 +65,7 @@ fn an_option_wins_over_the_settings_file_without_a_warning() {
     let (settings, password) = (directory.path().join("broker.yml"), directory.path().join("pw"));
     let text = "username: a\npassword: in-the-file\nport: 1\nlog_level: debug\nname: one\n\
                 data_directory: /nowhere\nlisten_address: 10.0.0.1\nexternal_ip: 10.0.0.1\n\
-                external_host: a\ndocker_url: tcp://a:1\nlog_format: json\n";
+                external_host: a\ndocker_url: tcp://a:1\nlog_format: json\nservices: []\n";
     fs::write(&settings, text).unwrap();
     fs::write(&password, "from-the-option\n").unwrap();
     let overrides = docker_broker::config::Overrides {
@@ -82,8 +82,7 @@ fn an_option_wins_over_the_settings_file_without_a_warning() {
         log_format: Some(docker_broker::config::LogFormat::Text),
         password: None,
     };
-    let (configuration, problems) =
-        docker_broker::config::load(Some(&settings), &[service_file("op-redis7.yml")], &overrides);
+    let (configuration, problems) = docker_broker::config::load(Some(&settings), &[], &overrides);
     assert_eq!(problems, []);
     let settings = configuration.unwrap().settings;
     assert_eq!(settings.login.password.as_deref(), Some("from-the-option"));
