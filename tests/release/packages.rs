@@ -3,6 +3,8 @@
 //! `ci/test` prepares: stand-ins of the blobs (`ci/blobs`), the crates (`ci/vendor`), the stemcell's stand-in
 //! (`ci/stemcell`), and the packages compiled in it (`ci/compile-packages --quick`).
 
+#![expect(clippy::unwrap_used, reason = "a test ends with what it did not find")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -37,10 +39,11 @@ fn read(path: impl AsRef<Path>) -> String {
 
 fn specs() -> BTreeMap<String, Spec> {
     let mut specs = BTreeMap::new();
-    for entry in fs::read_dir(root().join("packages")).unwrap() {
-        let file = entry.unwrap().path().join("spec");
+    for entry in fs::read_dir(root().join("packages")).expect("packages/ can be read") {
+        let file = entry.expect("packages/ can be read").path().join("spec");
         if file.exists() {
-            let spec: Spec = serde_yaml::from_str(&read(&file)).unwrap();
+            let spec: Spec = serde_yaml::from_str(&read(&file))
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             specs.insert(file.parent().unwrap().file_name().unwrap().display().to_string(), spec);
         }
     }
