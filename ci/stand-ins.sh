@@ -69,7 +69,7 @@ docker_stand_in() {
     dpkg-deb -x "$package" "$tree"
   done
   for program in "${docker_programs[@]}"; do
-    needed=$(find "$tree" -path "*bin/$program" -print -quit)
+    needed=$(find "$tree" -path "*/usr/*" -name "$program" ! -type d -perm /111 -print -quit)
     [ -n "$needed" ] || die "the packages docker.io, containerd and runc have no $program"
     cp -L "$needed" "$bundle/"
   done
