@@ -96,7 +96,6 @@ rust_inputs() {
 
 rust_stand_in() {
   local work=$1 sysroot version tree
-  ensure_rust
   sysroot=$(cd "$root" && rustc --print sysroot)
   version=$(cd "$root" && rustc -vV | sed -n 's/^release: //p')
   [ "$(cd "$root" && rustc -vV | sed -n 's/^host: //p')" = x86_64-unknown-linux-gnu ] ||
