@@ -4,7 +4,7 @@
 #   NAME_stand_in WORK FILE   makes FILE, with the layout of the pinned one
 
 # For tar: equal contents are equal bytes, so that what is made again is not compiled again.
-same_bytes=(--sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w)
+same_bytes=(--sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner '--mode=u+rwX,go+rX,go-w')
 
 # ---- docker: Docker's static bundle ------------------------------------------------------------
 
