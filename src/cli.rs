@@ -19,6 +19,8 @@ Examples:
       A broker by its settings file (docs/configuration.md).
   docker-broker check-config --config broker.yml
       Every problem of a configuration at once; exit code 78 if there are errors.
+  docker-broker convert-ops op-redis32.yml > op-redis32-new.yml
+      An ops file of cf-containers-broker for this release; warnings say what changes.
   docker-broker wait --url http://127.0.0.1:8080 --timeout 2m
       For scripts: returns when the broker is ready.";
 
@@ -44,6 +46,8 @@ pub enum Command {
     Catalog(ConfigurationArgs),
     /// Wait until a broker is ready: dockerd answers, the store works, recovery is done.
     Wait(WaitArgs),
+    /// Turn ops files for the job cf-containers-broker into one for this release, on standard output.
+    ConvertOps(ConvertArgs),
     /// Take every plan of the running broker through its whole life: provision, bind, connect,
     /// bind again, unbind, deprovision. Exit code 0 only if all of it works.
     SanityTest(SanityTestArgs),
@@ -100,6 +104,14 @@ pub struct ConfigurationArgs {
 enum LogFormatArg {
     Text,
     Json,
+}
+
+/// Arguments of `convert-ops`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Ops files. What they make together is one new ops file.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// Arguments of `wait`.

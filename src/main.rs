@@ -61,6 +61,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
             return fetch_images(&configuration).await;
         }
+        Command::ConvertOps(args) => {
+            let (converted, problems) = config::convert_ops(&args.files);
+            for problem in &problems {
+                say(&mut io::stderr(), &problem.to_string());
+            }
+            let Some(text) = converted else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            say(&mut io::stdout(), text.trim_end());
+        }
         Command::Wait(args) => {
             let broker = match &args.config {
                 None => ApiClient::at(&args.url)?,

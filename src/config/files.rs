@@ -169,7 +169,7 @@ impl Found {
 }
 
 /// Whether an item of a list is a BOSH operation rather than a service.
-fn is_operation(item: &Value) -> bool {
+pub(super) fn is_operation(item: &Value) -> bool {
     item.get("path").is_some() && item.get("type").is_some()
 }
 
@@ -180,7 +180,7 @@ fn adds_service(item: &Value) -> bool {
 }
 
 /// A YAML file as one document; `None` after a problem was reported.
-fn read(file: &Path, problems: &Problems) -> Option<Value> {
+pub(super) fn read(file: &Path, problems: &Problems) -> Option<Value> {
     let shown = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| problems.error(&shown, format!("cannot be read: {error}")))

@@ -8,7 +8,10 @@
 //! is built from a configuration with errors.
 
 mod container;
+mod convert;
+mod emit;
 mod files;
+mod legacy;
 mod node;
 mod problems;
 mod sanity_test;
@@ -17,6 +20,7 @@ mod services;
 mod settings;
 mod uniqueness;
 
+pub use convert::convert_ops;
 pub use files::{load, load_services};
 pub use problems::{Problem, Problems, Severity};
 pub use scalars::{parse_duration, parse_size};
