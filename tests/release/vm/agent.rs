@@ -176,14 +176,19 @@ impl<'a> Agent<'a> {
         self.scripts("pre-stop", &[&vm, others[0], others[1]])
     }
 
-    /// Unmonitored, but alive; all drain scripts side by side.
-    pub(crate) fn drain(&self, next: Next) {
+    /// Lets monit look away from all processes; they stay alive.
+    pub(crate) fn unmonitor(&self) {
         self.machine.sh(&format!("{MONIT} -g vcap unmonitor"));
         eventually("monit to let go", WATCH, || {
             let status = self.status();
             let let_go = status.values().all(|status| status == "Not monitored");
             if let_go { Ok(()) } else { Err(format!("{status:?}")) }
         });
+    }
+
+    /// All drain scripts side by side.
+    pub(crate) fn drain(&self, next: Next) {
+        self.unmonitor();
         let arguments = match next {
             Next::Update | Next::NewDisk => ["job_changed", "hash_changed"],
             Next::Delete => ["job_shutdown", "hash_unchanged"],

@@ -204,7 +204,12 @@ fn monit_brings_back_what_was_killed_and_everything_after_a_power_cut() {
     ready(&platform);
     assert_eq!(redis.expect("GET key"), "durable");
     assert_eq!(Redis::of(&platform.bind("r1", &plan)), redis);
+
+    // The disk is let go of also when dockerd dies just before.
+    agent.unmonitor();
+    machine.sh("kill -9 $(cat /var/vcap/sys/run/docker/docker.pid)");
     agent.release_disk(Next::Delete);
+    assert_eq!(machine.sh("pgrep -l 'dockerd|containerd|redis-server' || true"), "");
 }
 
 pub(crate) fn ready(platform: &Platform) {
