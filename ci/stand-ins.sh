@@ -3,6 +3,9 @@
 #   NAME_inputs               what it is made of; the first line is for people
 #   NAME_stand_in WORK FILE   makes FILE, with the layout of the pinned one
 
+# For tar: equal contents are equal bytes, so that what is made again is not compiled again.
+same_bytes=(--sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner '--mode=u+rwX,go+rX,go-w')
+
 # ---- docker: Docker's static bundle ------------------------------------------------------------
 
 # The distribution's programs and the libraries they need: found beside them, as the stemcell may
@@ -84,7 +87,7 @@ docker_stand_in() {
       fi
     done
   done
-  tar -C "$work" --owner=0 --group=0 -cf - docker | gzip -1 > "$2"
+  tar -C "$work" "${same_bytes[@]}" -cf - docker | gzip -1 -n > "$2"
 }
 
 # ---- rust: the official toolchain --------------------------------------------------------------
@@ -96,7 +99,6 @@ rust_inputs() {
 
 rust_stand_in() {
   local work=$1 sysroot version tree
-  ensure_rust
   sysroot=$(cd "$root" && rustc --print sysroot)
   version=$(cd "$root" && rustc -vV | sed -n 's/^release: //p')
   [ "$(cd "$root" && rustc -vV | sed -n 's/^host: //p')" = x86_64-unknown-linux-gnu ] ||
@@ -125,7 +127,7 @@ SH
   chmod +x "$tree/install.sh"
   ln -s "$sysroot" "$tree/toolchain"
   # What the components rustc, cargo and rust-std have of bin and lib.
-  (cd "$work" && shopt -s nullglob && tar --owner=0 --group=0 -cf - "${tree##*/}/install.sh" \
+  (cd "$work" && shopt -s nullglob && tar "${same_bytes[@]}" -cf - "${tree##*/}/install.sh" \
     "${tree##*/}"/toolchain/bin/{rustc,cargo} "${tree##*/}"/toolchain/lib/*.so* \
     "${tree##*/}/toolchain/lib/rustlib/x86_64-unknown-linux-gnu") | xz -0 -T0 > "$2"
 }
