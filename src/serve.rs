@@ -169,6 +169,9 @@ fn report(settings: &Settings, disk: &Disk, services: usize) {
         host_ports = format!("{}-{}", settings.host_ports.first, settings.host_ports.last),
         "docker-broker starts"
     );
+    if services == 0 {
+        tracing::warn!("there are no services; a platform takes a broker only with at least one");
+    }
 }
 
 fn make_private(directory: &Path) -> anyhow::Result<()> {

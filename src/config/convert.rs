@@ -58,6 +58,12 @@ impl Converter<'_> {
                     "is a file of services, no ops file; the broker reads it as it is (--services)",
                 );
             }
+            Value::Mapping(map) if map.contains_key("instance_groups") => {
+                return self.problems.error(
+                    shown,
+                    "is a manifest, no ops file; deploy manifests/docker-broker.yml instead of it",
+                );
+            }
             _ => {
                 return self.problems.error(
                     shown,

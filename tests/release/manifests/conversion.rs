@@ -205,6 +205,7 @@ fn what_is_no_ops_file_is_refused_with_a_sentence() {
         ("just text", "is no BOSH ops file: that is a list of operations, each with type and path"),
         ("[{name: redis}]", "is no BOSH ops file"),
         ("{name: redis, plans: []}", "is a file of services, no ops file"),
+        ("{name: x, instance_groups: []}", "is a manifest, no ops file"),
         ("services: []", "is a file of services, no ops file"),
         ("a: [", "is not valid YAML"),
         (&format!("[{{type: replace, path: {JOB}, value: {{}}}}]"), "is about the job as a whole"),

@@ -21,7 +21,7 @@ const fn case(file: &'static str, given: &'static [(&'static str, &'static str)]
 
 pub(super) const CASES: &[Case] = &[
     Case {
-        generated: &["broker-ca", "broker-tls"],
+        generated: &["docker-broker-ca", "docker-broker-tls"],
         not_with: &["register-route.yml"],
         ..case("enable-broker-tls.yml", &[("broker-host", "broker.example.com")])
     },
