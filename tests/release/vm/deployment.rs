@@ -101,7 +101,7 @@ impl Deployment {
     pub(crate) fn platform(&self) -> Platform {
         let broker = self.broker();
         let ca = broker["tls"].is_mapping().then(|| {
-            self.variables["broker-tls"]["ca"]
+            self.variables["docker-broker-tls"]["ca"]
                 .as_str()
                 .expect("the CA of the certificate")
                 .to_owned()
