@@ -1,7 +1,7 @@
 //! `docker-broker sanity-test`: takes every plan through its whole life, as a platform and its
 //! applications would, against the broker that runs on this machine.
 //!
-//! Owns nothing but the instances that it makes, whose ids begin with [`PREFIX`]: they are removed
+//! Owns nothing but the instances that it makes, whose ids begin with `sanity-test-`: they are removed
 //! also after a failure, a signal, or (by the next run) a kill. Prints no secrets.
 
 mod check;
