@@ -7,19 +7,12 @@
 //! start what drain has ended. So [`Agent::stop`] runs the stop programs as monit would.
 
 use std::{
-    collections::BTreeMap,
     process::{Command, Stdio},
     thread::{self, sleep},
     time::{Duration, Instant},
 };
 
-use super::{deployment::Job, eventually, machine::Machine, ok, text};
-
-const MONIT: &str = "monit -B -c /var/vcap/bosh/etc/monitrc";
-
-/// How long a deploy waits for jobs to run: `update_watch_time` of the manifest, as short as here
-/// it can be.
-const WATCH: Duration = Duration::from_secs(90);
+use super::{deployment::Job, eventually, machine::Machine, monit::Monit, ok, text};
 
 /// For one process to stop, all its containers included.
 const STOP: Duration = Duration::from_mins(5);
@@ -47,12 +40,13 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Agent<'a> {
     machine: &'a Machine,
+    pub(crate) monit: Monit<'a>,
     jobs: Vec<Job>,
 }
 
 impl<'a> Agent<'a> {
     pub(crate) fn new(machine: &'a Machine) -> Self {
-        Self { machine, jobs: Vec::new() }
+        Self { machine, monit: Monit::new(machine), jobs: Vec::new() }
     }
 
     /// First deploy: everything has to succeed.
@@ -65,7 +59,7 @@ impl<'a> Agent<'a> {
     pub(crate) fn resume(&self) {
         succeeded(&self.pre_start());
         self.start();
-        self.wait_until_running();
+        self.monit.wait_until_running();
         succeeded(&self.post_start());
     }
 
@@ -80,7 +74,7 @@ impl<'a> Agent<'a> {
     pub(crate) fn update(&mut self, jobs: Vec<Job>) {
         succeeded(&self.begin_update(jobs));
         self.start();
-        self.wait_until_running();
+        self.monit.wait_until_running();
         succeeded(&self.post_start());
     }
 
@@ -128,8 +122,7 @@ impl<'a> Agent<'a> {
         self.scripts("pre-start", &[])
     }
 
-    /// monit gets to know the jobs, and starts them once by itself before it is told to. It looks at
-    /// nothing else while it waits for a process that does not come up: the tests of such
+    /// monit gets to know the jobs. It looks at nothing else while it waits for a process that does not come up: the tests of such
     /// processes would wait with it, so it gives up sooner than the job says.
     pub(crate) fn start(&self) {
         for (number, job) in self.jobs.iter().enumerate() {
@@ -140,29 +133,7 @@ impl<'a> Agent<'a> {
                    /var/vcap/jobs/{name}/monit > {file} && chmod 0600 {file}"
             ));
         }
-        self.machine.sh(&format!("{MONIT} reload"));
-        // Only then it knows of the group.
-        eventually("monit to know the jobs", WATCH, || {
-            let known = self.status();
-            if known.is_empty() { Err(String::new()) } else { Ok(()) }
-        });
-        self.machine.sh(&format!("{MONIT} -g vcap start"));
-    }
-
-    pub(crate) fn wait_until_running(&self) {
-        eventually("all jobs to run", WATCH, || {
-            let status = self.status();
-            let running = status.values().all(|status| status == "OK");
-            if running { Ok(()) } else { Err(format!("{status:?}")) }
-        });
-    }
-
-    /// Waits until monit shows another state than "running" for a process.
-    pub(crate) fn wait_until_failing(&self, process: &str) {
-        eventually(&format!("{process} to fail"), WATCH, || match self.status().remove(process) {
-            Some(status) if status != "OK" && !status.contains("pending") => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
+        self.monit.start();
     }
 
     pub(crate) fn post_start(&self) -> Vec<Ended> {
@@ -176,19 +147,9 @@ impl<'a> Agent<'a> {
         self.scripts("pre-stop", &[&vm, others[0], others[1]])
     }
 
-    /// Lets monit look away from all processes; they stay alive.
-    pub(crate) fn unmonitor(&self) {
-        self.machine.sh(&format!("{MONIT} -g vcap unmonitor"));
-        eventually("monit to let go", WATCH, || {
-            let status = self.status();
-            let let_go = status.values().all(|status| status == "Not monitored");
-            if let_go { Ok(()) } else { Err(format!("{status:?}")) }
-        });
-    }
-
     /// All drain scripts side by side.
     pub(crate) fn drain(&self, next: Next) {
-        self.unmonitor();
+        self.monit.unmonitor();
         let arguments = match next {
             Next::Update | Next::NewDisk => ["job_changed", "hash_changed"],
             Next::Delete => ["job_shutdown", "hash_unchanged"],
@@ -248,20 +209,6 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// `monit stop` of one process, as an operator does it.
-    pub(crate) fn stop_one(&self, process: &str) {
-        self.machine.sh(&format!("{MONIT} stop {process}"));
-        eventually(&format!("{process} to stop"), STOP, || match self.status().remove(process) {
-            Some(status) if status == "Not monitored" => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    }
-
-    /// `monit start` of one process.
-    pub(crate) fn start_one(&self, process: &str) {
-        self.machine.sh(&format!("{MONIT} start {process}"));
-    }
-
     /// The disk must let go within a few tries, one second apart.
     pub(crate) fn unmount(&self) {
         eventually("the persistent disk to be unmounted", Duration::from_secs(5), || {
@@ -278,18 +225,6 @@ impl<'a> Agent<'a> {
     /// `bosh run-errand NAME`.
     pub(crate) fn errand(&self, name: &str) -> Ended {
         run(self.machine.exec(&[&format!("/var/vcap/jobs/{name}/bin/run")]), name)
-    }
-
-    /// What monit says of each process of a job.
-    pub(crate) fn status(&self) -> BTreeMap<String, String> {
-        let output = self.machine.attempt(&format!("{MONIT} summary"));
-        let text = String::from_utf8_lossy(&output.stdout);
-        let processes = text.lines().filter_map(|line| line.trim().strip_suffix("Process"));
-        let split = |line: &str| {
-            let (name, status) = line.trim().split_once(' ')?;
-            Some((name.to_owned(), status.trim().to_owned()))
-        };
-        processes.filter_map(split).collect()
     }
 
     /// A script of all jobs that have it, side by side.

@@ -23,7 +23,7 @@ fn without_a_persistent_disk_nothing_starts_and_the_deploy_says_why() {
     }
     // The same after a reboot that did not bring the disk back, when there is no pre-start.
     agent.start();
-    agent.wait_until_failing("docker");
+    agent.monit.wait_until_failing("docker");
     machine.logged("docker", "persistent_disk");
     assert_eq!(machine.sh("ls -A /var/vcap/store"), "", "nothing is written beside the disk");
 }
@@ -46,11 +46,11 @@ fn a_full_disk_is_named_in_the_logs_and_with_room_everything_is_as_before() {
     assert!(!broker.success && broker.said.contains("/var/vcap/store is full"), "{ended:?}");
     // The same after a reboot, when there is no pre-start.
     agent.start();
-    agent.wait_until_failing("docker-broker");
+    agent.monit.wait_until_failing("docker-broker");
     machine.logged("docker-broker", "start: /var/vcap/store is full");
     assert_eq!(redis.expect("GET key"), "kept", "what is stored can be read");
     machine.sh("rm /var/vcap/store/filler");
-    agent.wait_until_running();
+    agent.monit.wait_until_running();
     ready(&platform);
     assert_eq!(redis.expect("GET key"), "kept");
     agent.release_disk(Next::Delete);
@@ -65,26 +65,26 @@ fn a_port_in_use_a_wrong_certificate_or_no_dockerd_are_named_and_can_be_put_righ
     let platform = deployment.platform();
 
     // Without dockerd the broker stays and says so.
-    agent.stop_one("docker");
+    agent.monit.stop_one("docker");
     machine.logged("docker-broker", "cannot be reached");
-    assert_eq!(agent.status()["docker-broker"], "OK");
+    assert_eq!(agent.monit.status()["docker-broker"], "OK");
     let (status, body) = platform.send("GET", "/readyz", None).expect("the broker answers");
     assert_eq!(status, 503, "{body}");
-    agent.start_one("docker");
+    agent.monit.start_one("docker");
     ready(&platform);
 
     // Somebody else has its port.
-    agent.stop_one("docker-broker");
+    agent.monit.stop_one("docker-broker");
     let errand = agent.errand("sanity-test");
     assert!(!errand.success && errand.said.contains("5555"), "{}", errand.said);
     let mut other = machine.exec(&["nc", "-k", "-l", "5555"]).spawn().expect("it can be started");
     machine.listening(5555);
-    agent.start_one("docker-broker");
-    agent.wait_until_failing("docker-broker");
+    agent.monit.start_one("docker-broker");
+    agent.monit.wait_until_failing("docker-broker");
     machine.logged("docker-broker", "ddress already in use");
     machine.sh("pkill -x nc");
     other.wait().expect("it ends");
-    agent.wait_until_running();
+    agent.monit.wait_until_running();
     ready(&platform);
 
     let wrong = deployment

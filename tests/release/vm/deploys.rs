@@ -193,20 +193,20 @@ fn monit_brings_back_what_was_killed_and_everything_after_a_power_cut() {
             let pid = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             if output.status.success() && pid != before { Ok(()) } else { Err(pid) }
         });
-        agent.wait_until_running();
+        agent.monit.wait_until_running();
         ready(&platform);
         assert_eq!(machine.docker("ps --quiet --no-trunc"), containers, "untouched");
     }
     application.end();
 
     machine.reboot();
-    agent.wait_until_running();
+    agent.monit.wait_until_running();
     ready(&platform);
     assert_eq!(redis.expect("GET key"), "durable");
     assert_eq!(Redis::of(&platform.bind("r1", &plan)), redis);
 
     // The disk is let go of also when dockerd dies just before.
-    agent.unmonitor();
+    agent.monit.unmonitor();
     machine.sh("kill -9 $(cat /var/vcap/sys/run/docker/docker.pid)");
     agent.release_disk(Next::Delete);
     assert_eq!(machine.sh("pgrep -l 'dockerd|containerd|redis-server' || true"), "");

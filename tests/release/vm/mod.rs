@@ -2,7 +2,7 @@
 //! manifest, rendered, on the compiled packages. `ci/test-vm` prepares what they need.
 //!
 //! * [`machine`]: the VM, its disk and its network; `init.sh` is its first process.
-//! * [`agent`]: what the agent does to jobs.
+//! * [`agent`]: what the agent does to jobs, with [`monit`].
 //! * [`deployment`]: manifest and ops files become jobs.
 //! * [`client`]: the platform, and an application with a redis.
 
@@ -17,6 +17,7 @@ mod client;
 mod deployment;
 mod deploys;
 mod machine;
+mod monit;
 
 use std::{
     process::{Command, Output},
