@@ -166,6 +166,18 @@ ensure_nextest() {
   (cd / && cargo install --quiet --locked "cargo-nextest@$nextest_version")
 }
 
+# run_nextest ARGUMENT...: in the tree. Tests start brokers, which hand their directories over to the
+# users of the services, and VMs: as root.
+run_nextest() {
+  local runner profile=default
+  if ! is_root; then
+    runner=CARGO_TARGET_$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
+    export "$runner=sudo --preserve-env"
+  fi
+  [ "${CI:-}" != true ] || profile=ci
+  (cd "$root" && cargo nextest run --locked --profile "$profile" "$@" < /dev/null)
+}
+
 # ---- test tools --------------------------------------------------------------------------------
 
 # The registry's program out of its package. The package itself would start a service on port 5000.
