@@ -131,13 +131,18 @@ impl Platform {
     }
 
     pub(crate) async fn with(tls: Tls) -> Self {
+        Self::at("127.0.0.1", tls).await
+    }
+
+    /// At an address of this machine.
+    pub(crate) async fn at(host: &str, tls: Tls) -> Self {
         let state = Arc::new(Mutex::new(State {
             organizations: ["one", "two", "three", "four, five"]
                 .map(|name| (unique("org-"), name.to_owned()))
                 .to_vec(),
             ..State::default()
         }));
-        let (url, ca, task) = server::serve(Arc::clone(&state), tls).await;
+        let (url, ca, task) = server::serve(Arc::clone(&state), host, tls).await;
         lock(&state).url = url;
         Self { state, ca, task }
     }

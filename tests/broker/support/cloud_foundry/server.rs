@@ -17,12 +17,13 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::{Answer, Asked, Fault, State, Tls, cloud_controller, lock, uaa};
 
-/// Its URL, the PEM of its CA, and its task.
+/// Its URL, the PEM of its CA, and its task. It is reached at `host`, an address of this machine.
 pub(super) async fn serve(
     state: Arc<Mutex<State>>,
+    host: &str,
     tls: Tls,
 ) -> (String, Option<String>, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = TcpListener::bind((host, 0)).await.expect("a free port");
     let address = listener.local_addr().expect("a bound address");
     let (acceptor, ca) = match tls {
         Tls::None => (None, None),
