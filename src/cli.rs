@@ -183,6 +183,37 @@ impl ConfigurationArgs {
     }
 }
 
+/// Registers a service broker with Cloud Foundry (API v3), and deregisters it.
+#[derive(Debug, Parser)]
+#[command(name = "broker-registrar", version, about)]
+pub struct RegistrarCli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RegistrarCommand,
+}
+
+/// The commands of `broker-registrar`.
+#[derive(Debug, Subcommand)]
+pub enum RegistrarCommand {
+    /// Create or update the broker, and give access to its plans. May be run again at any time.
+    Register(RegistrarArgs),
+    /// Delete the broker, unless there are instances (or `purge: true` is set).
+    Deregister(RegistrarArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Arguments of both.
+#[derive(Debug, Args)]
+pub struct RegistrarArgs {
+    /// Settings file (docs/cloud-foundry.md); holds passwords, so nobody else should read it.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -190,5 +221,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+        super::RegistrarCli::command().debug_assert();
     }
 }

@@ -15,6 +15,7 @@
 pub mod api_client;
 pub mod catalog;
 pub mod cli;
+pub mod cloud_foundry;
 pub mod config;
 pub mod credentials;
 pub mod disk;

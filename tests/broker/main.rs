@@ -32,6 +32,8 @@ mod process;
 mod process_start;
 mod provision;
 mod recovery;
+mod registrar;
+mod registrar_faults;
 mod sanity_test;
 mod shipped_services;
 mod update;

@@ -99,6 +99,11 @@ impl Builder {
         self
     }
 
+    /// Other shipped files for the next start.
+    pub(crate) fn set_services(&mut self, files: &[PathBuf]) {
+        self.services = files.to_vec();
+    }
+
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self

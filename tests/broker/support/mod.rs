@@ -3,23 +3,27 @@
 
 mod broker;
 mod client;
+mod cloud_foundry;
 mod command;
 mod daemon;
 mod docker;
 mod openapi;
 mod raw;
 mod redis;
+mod registrar;
 mod registry;
 mod services;
 
 pub(crate) use broker::{Builder, TestBroker};
 pub(crate) use client::{Client, Reply};
+pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platform, Tls};
 pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
 pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub(crate) use redis::Redis;
+pub(crate) use registrar::{BROKER, registrar, registrar_settings};
 pub(crate) use registry::{PASSWORD, Registry, USERNAME};
 pub(crate) use services::{
     REDIS, SWITCH, busybox_service, plan_of, redis_yaml, service_file, switch_yaml,

@@ -6,6 +6,7 @@ mod drain;
 mod pre_start;
 mod properties;
 mod refused;
+mod registrar;
 mod sandbox;
 mod sanity_test;
 mod scripts;
@@ -14,7 +15,19 @@ mod secrets;
 use serde_json::{Value, json};
 
 /// The jobs of the release.
-const JOBS: [&str; 3] = ["docker", "docker-broker", "sanity-test"];
+const JOBS: [&str; 5] =
+    ["docker", "docker-broker", "broker-registrar", "broker-deregistrar", "sanity-test"];
+
+/// The least that the errands of the registrar need without links.
+fn registrar_properties() -> Value {
+    json!({
+        "cf": {"api_url": "https://api.example.com", "username": "admin", "password": "admin's"},
+        "servicebroker": {
+            "url": "http://10.0.0.5:5555", "name": "docker-broker", "username": "broker",
+            "password": "secret",
+        },
+    })
+}
 
 /// The least that job docker-broker needs.
 fn broker_properties() -> Value {

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{JOBS, broker_properties, with};
+use super::{JOBS, broker_properties, registrar_properties, with};
 use crate::support::render::{self, Rendered};
 
 /// Every job with as little and with as much as there is for scripts to hold.
@@ -16,13 +16,15 @@ fn rendered() -> Vec<(&'static str, Rendered)> {
         "tcp_address": "0.0.0.0", "tls_cacert": "a", "tls_cert": "b", "tls_key": "c",
         "live_restore": false, "drain_timeout": odd, "ulimit": {"nofile": odd},
         "vm": {"max_map_count": odd}, "ready_timeout": odd, "only": [odd, odd],
+        "catalog_version": odd, "dry_run": true, "purge": true,
     });
     let render = |job, properties: &Value| {
         let rendered = render::job(job, properties, &json!({}));
         (job, rendered.expect("the templates can be rendered"))
     };
-    let both =
-        |job| [render(job, &broker_properties()), render(job, &with(broker_properties(), &much))];
+    let least = with(broker_properties(), &registrar_properties());
+    let most = with(least.clone(), &much);
+    let both = |job| [render(job, &least), render(job, &most)];
     JOBS.into_iter().flat_map(both).collect()
 }
 

@@ -20,6 +20,14 @@ const fn case(file: &'static str, given: &'static [(&'static str, &'static str)]
 }
 
 pub(super) const CASES: &[Case] = &[
+    case(
+        "cf-integration.yml",
+        &[
+            ("cf-api-url", "https://api.sys.example.com"),
+            ("cf-admin-username", "admin"),
+            ("cf-admin-password", "'12345'"),
+        ],
+    ),
     Case {
         generated: &["docker-broker-ca", "docker-broker-tls"],
         not_with: &["register-route.yml"],

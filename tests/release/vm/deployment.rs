@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::{Value as Json, json};
 use serde_yaml::Value;
 use tempfile::TempDir;
 
@@ -71,6 +72,13 @@ impl Deployment {
         self.with(&ops::yaml(file).expect("the ops file can be read"))
     }
 
+    /// With the values of variables that are given rather than generated.
+    pub(crate) fn given(mut self, values: &[(&str, &str)]) -> Self {
+        let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()));
+        self.variables.extend(values);
+        self
+    }
+
     /// With another value of a property of the job docker-broker.
     pub(crate) fn broker_property(&self, path: &str, value: &str) -> Self {
         self.changed(&format!(
@@ -94,7 +102,28 @@ impl Deployment {
         let manifest =
             ops::interpolate(&self.manifest, &self.variables).expect("all variables are known");
         let jobs = manifest["instance_groups"][0]["jobs"].as_sequence().expect("jobs");
-        jobs.iter().map(|job| rendered(job, &self.address)).collect()
+        let links = json!({ "servicebroker": self.link() });
+        jobs.iter().map(|job| rendered(job, &self.address, &links)).collect()
+    }
+
+    /// What the job docker-broker provides: its properties with the defaults of its spec.
+    fn link(&self) -> Json {
+        let spec = ops::yaml("jobs/docker-broker/spec").expect("the spec can be read");
+        let given = serde_json::to_value(self.broker()).expect("properties are JSON");
+        let names = spec["provides"][0]["properties"].as_sequence().expect("names");
+        let mut properties = json!({});
+        for name in names.iter().filter_map(Value::as_str) {
+            let default = &spec["properties"][name]["default"];
+            properties[name] = match &given[name] {
+                Json::Null => serde_json::to_value(default).expect("a default is JSON"),
+                value => value.clone(),
+            };
+        }
+        let instance = json!({
+            "name": "docker", "index": 0, "id": "i", "az": "z1", "address": self.address,
+            "bootstrap": true, "properties": properties,
+        });
+        json!({ "address": self.address, "instances": [instance], "properties": properties })
     }
 
     /// A platform that has registered the broker.
@@ -143,10 +172,11 @@ impl Deployment {
     }
 }
 
-fn rendered(job: &Value, address: &str) -> Job {
+fn rendered(job: &Value, address: &str, links: &Json) -> Job {
     let name = job["name"].as_str().expect("a job has a name");
     let properties = serde_json::to_value(&job["properties"]).expect("properties are JSON");
     let mut deployment = render::Deployment::new(properties);
+    deployment.links = links.clone();
     for key in ["ip", "address"] {
         deployment.spec[key] = address.into();
     }

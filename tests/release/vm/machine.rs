@@ -113,6 +113,12 @@ impl Machine {
         });
     }
 
+    /// The address of this host in the network of the VM: Docker takes the first.
+    pub(crate) fn gateway(&self) -> String {
+        let (prefix, _) = self.address.rsplit_once('.').expect("an IPv4 address");
+        format!("{prefix}.1")
+    }
+
     /// A new VM with the same address and disk and an empty root.
     pub(crate) fn recreate(&self) {
         ok(Command::new("docker").args(["rm", "--force", "--volumes", &self.name]));

@@ -18,6 +18,7 @@ mod deployment;
 mod deploys;
 mod machine;
 mod monit;
+mod registration;
 
 use std::{
     process::{Command, Output},
