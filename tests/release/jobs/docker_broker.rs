@@ -100,7 +100,7 @@ fn monit_asks_the_broker_whether_it_serves() {
     let expected = "\
 check process docker-broker
   with pidfile /var/vcap/sys/run/docker-broker/docker-broker.pid
-  start program \"/var/vcap/jobs/docker-broker/bin/start\" with timeout 60 seconds
+  start program \"/var/vcap/jobs/docker-broker/bin/start\" with timeout 20 seconds
   stop program \"/var/vcap/jobs/docker-broker/bin/stop\" with timeout 60 seconds
   group vcap
   if failed host 127.0.0.1 port 5555 protocol http request \"/healthz\" with timeout 10 seconds for 3 cycles then restart
