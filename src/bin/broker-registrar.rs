@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     // Nowhere to tell of a standard error that is closed.
     drop(writeln!(io::stderr(), "broker-registrar: {error}"));
     ExitCode::from(match error {
-        CfError::Settings { .. } | CfError::CaCertificate => EXIT_CONFIG,
+        CfError::Settings { .. } | CfError::CaCertificate { .. } | CfError::Proxy { .. } => {
+            EXIT_CONFIG
+        }
         _ => EXIT_RUNTIME,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Method, Response, StatusCode, header};
+use reqwest::{Client, Method, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::{
@@ -13,18 +13,16 @@ use tokio::{
 
 use super::{
     error::CfError,
-    resources::{ApiProblems, Included, Job, Page, Root},
-    settings::{CloudFoundry, Login},
+    patience::{patiently, problems},
+    resources::{Included, Job, Page, Root},
+    settings::{Login, Settings},
     tls,
     uaa::{self, Token},
 };
 
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// A platform that asks for more patience than this is told to the operator instead.
-const LONGEST_PAUSE: Duration = Duration::from_mins(2);
 const JOB_PAUSE: Duration = Duration::from_millis(500);
-const JOB_LIMIT: Duration = Duration::from_mins(10);
+/// Longest time of a job, and of waiting for somebody else's.
+pub(super) const JOB_LIMIT: Duration = Duration::from_mins(10);
 /// Guids in one filter, so that a URL stays within what proxies take.
 pub(super) const GUIDS_PER_REQUEST: usize = 50;
 
@@ -48,8 +46,9 @@ pub(super) struct Ask<'a> {
 
 impl CloudController {
     /// Discovers the platform and logs in.
-    pub(super) async fn connect(cf: &CloudFoundry, login: Login) -> Result<Self, CfError> {
-        let http = tls::client(cf)?;
+    pub(super) async fn connect(settings: &Settings, login: Login) -> Result<Self, CfError> {
+        let cf = &settings.cf;
+        let http = tls::client(settings)?;
         let root = root(&http, &cf.api_url).await?;
         let not_an_api = |problem: &str| CfError::NotAnApi {
             url: cf.api_url.clone(),
@@ -110,14 +109,25 @@ impl CloudController {
             all.extend(page.resources);
             included.spaces.extend(page.included.spaces);
             included.organizations.extend(page.included.organizations);
-            next = page.pagination.next.map(|link| link.href);
+            next = match page.pagination.next {
+                Some(link) => Some(self.own(verb, &link.href)?),
+                None => None,
+            };
         }
         Ok((all, included))
     }
 
-    /// A change. When it is a job, waits for its end. The platform's warnings.
+    /// A change. When it is a job, waits for its end. What is to be deleted may be gone: an
+    /// earlier attempt whose answer was lost has done it. The platform's warnings.
     pub(super) async fn change(&self, ask: &Ask<'_>) -> Result<Vec<String>, CfError> {
-        let answer = self.send(ask).await?;
+        let answer = match self.send(ask).await {
+            Err(CfError::Refused { status: StatusCode::NOT_FOUND, .. })
+                if ask.method == Method::DELETE =>
+            {
+                return Ok(Vec::new());
+            }
+            other => other?,
+        };
         if answer.status() != StatusCode::ACCEPTED {
             return Ok(Vec::new());
         }
@@ -126,7 +136,22 @@ impl CloudController {
             verb: ask.verb.to_owned(),
             problem: "it was accepted without the Location of a job".to_owned(),
         })?;
-        self.follow(ask.verb, job).await
+        self.follow(ask.verb, &self.own(ask.verb, job)?).await
+    }
+
+    /// A URL that the platform gave. The token goes to no other host.
+    fn own(&self, verb: &str, url: &str) -> Result<String, CfError> {
+        let malformed = |problem: String| CfError::Malformed { verb: verb.to_owned(), problem };
+        let api = Url::parse(&self.api).map_err(|error| malformed(error.to_string()))?;
+        let url = api.join(url).map_err(|error| malformed(error.to_string()))?;
+        if url.origin() == api.origin() {
+            Ok(url.into())
+        } else {
+            Err(malformed(format!(
+                "it leads to another host, {}",
+                url.origin().ascii_serialization()
+            )))
+        }
     }
 
     async fn follow(&self, verb: &str, job: &str) -> Result<Vec<String>, CfError> {
@@ -151,70 +176,53 @@ impl CloudController {
         }
     }
 
-    /// One request, repeated while the platform is busy (429, 5xx) or away, and once with a new
-    /// token. Every request of the registrar may be repeated: of what creates something, the
-    /// platform refuses the second.
+    /// One request, repeated while the platform is busy or away, and once with a new token.
     async fn send(&self, ask: &Ask<'_>) -> Result<Response, CfError> {
-        let mut pause = FIRST_PAUSE;
-        let (mut attempt, mut renewed) = (1, false);
+        let mut renewed = false;
         loop {
-            let sent = self.once(ask).await;
-            let last = attempt >= ATTEMPTS;
-            let wait = match sent {
-                Ok(answer) if answer.status().is_success() => return Ok(answer),
-                Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !renewed => {
-                    renewed = true;
-                    let mut token = self.token.lock().await;
-                    *token = uaa::renew(&self.http, &self.uaa, &self.login, &token).await?;
-                    continue;
+            let token = self.token.lock().await.access.clone();
+            let answer = patiently(ask.verb, "the Cloud Controller", &self.api, || {
+                let mut request = self.http.request(ask.method.clone(), &ask.url);
+                request = request.bearer_auth(&token);
+                match &ask.body {
+                    Some(body) => request.json(body),
+                    None => request,
                 }
-                Ok(answer) if is_busy(answer.status()) => {
-                    let wait = retry_after(&answer).unwrap_or(pause);
-                    if last || wait > LONGEST_PAUSE {
-                        return Err(gave_up(ask, attempt, answer).await);
-                    }
-                    wait
-                }
-                Ok(answer) => return Err(self.refused(ask, answer).await),
-                // A certificate does not get better by waiting.
-                Err(error) if last || error.is_about_a_certificate() => return Err(error),
-                Err(_) => pause,
-            };
-            sleep(wait).await;
-            attempt += 1;
-            pause *= 2;
+            });
+            let answer = answer.await?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            if answer.status() == StatusCode::UNAUTHORIZED && !renewed {
+                renewed = true;
+                let mut token = self.token.lock().await;
+                *token = uaa::renew(&self.http, &self.uaa, &self.login, &token).await?;
+                continue;
+            }
+            return Err(self.refused(ask, answer).await);
         }
-    }
-
-    async fn once(&self, ask: &Ask<'_>) -> Result<Response, CfError> {
-        let mut request = self.http.request(ask.method.clone(), &ask.url);
-        request = request.bearer_auth(&self.token.lock().await.access);
-        if let Some(body) = &ask.body {
-            request = request.json(body);
-        }
-        request.send().await.map_err(|source| CfError::Unreachable {
-            who: "the Cloud Controller",
-            url: self.api.clone(),
-            source,
-        })
     }
 
     async fn refused(&self, ask: &Ask<'_>, answer: Response) -> CfError {
-        let status = answer.status();
+        let (verb, status) = (ask.verb.to_owned(), answer.status());
+        let errors = problems(answer).await;
         if matches!(status, StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) {
-            return CfError::NotAdmin { who: self.user().to_owned() };
+            return CfError::Forbidden { who: self.user().to_owned(), verb, status, errors };
         }
-        CfError::Refused { verb: ask.verb.to_owned(), status, errors: problems(answer).await }
+        CfError::Refused { verb, status, errors }
     }
 }
 
 async fn root(http: &Client, url: &str) -> Result<Root, CfError> {
-    let unreachable =
-        |source| CfError::Unreachable { who: "the Cloud Foundry API", url: url.to_owned(), source };
-    let answer = http.get(url).send().await.map_err(unreachable)?;
+    let who = "the Cloud Foundry API";
+    let answer = patiently("say where it is", who, url, || http.get(url)).await?;
     let status = answer.status();
     let problem = if status.is_success() {
-        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let bytes = answer.bytes().await.map_err(|source| CfError::Unreachable {
+            who,
+            url: url.to_owned(),
+            source,
+        })?;
         match serde_json::from_slice(&bytes) {
             Ok(root) => return Ok(root),
             Err(_) => "its answer is another document".to_owned(),
@@ -223,28 +231,6 @@ async fn root(http: &Client, url: &str) -> Result<Root, CfError> {
         format!("it answers {status}")
     };
     Err(CfError::NotAnApi { url: url.to_owned(), problem })
-}
-
-fn is_busy(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
-}
-
-/// In seconds, as the Cloud Controller says it.
-fn retry_after(answer: &Response) -> Option<Duration> {
-    let text = answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
-}
-
-async fn gave_up(ask: &Ask<'_>, attempts: u32, answer: Response) -> CfError {
-    let status = answer.status();
-    CfError::GaveUp { verb: ask.verb.to_owned(), status, attempts, errors: problems(answer).await }
-}
-
-/// The platform's words; none when its answer is something else, such as a proxy's page.
-async fn problems(answer: Response) -> Vec<String> {
-    let bytes = answer.bytes().await.unwrap_or_default();
-    let found: ApiProblems = serde_json::from_slice(&bytes).unwrap_or_default();
-    found.errors.into_iter().map(|error| error.detail).filter(|text| !text.is_empty()).collect()
 }
 
 async fn read<T: DeserializeOwned>(verb: &str, answer: Response) -> Result<T, CfError> {

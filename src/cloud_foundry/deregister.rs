@@ -7,7 +7,8 @@ use reqwest::Method;
 use super::{
     client::{Ask, CloudController},
     error::CfError,
-    register::{brokers, in_pieces, offerings, plans},
+    marketplace::{Marketplace, brokers, in_pieces},
+    plan::find_ours,
     resources::Instance,
     settings::Settings,
 };
@@ -23,22 +24,27 @@ pub async fn deregister(
     out: &mut (impl Write + Send),
 ) -> Result<(), CfError> {
     let login = settings.login().map_err(CfError::NotOurs)?;
-    let cc = CloudController::connect(&settings.cf, login).await?;
-    let name = &settings.broker.name;
-    writeln!(out, "Deregistering broker {name} as {}", cc.user())?;
-    let Some(broker) = brokers(&cc).await?.into_iter().find(|one| one.name == *name) else {
+    let cc = CloudController::connect(settings, login).await?;
+    writeln!(out, "Deregistering broker {} as {}", settings.broker.name, cc.user())?;
+    let (name, url) = (&settings.broker.name, &settings.broker.url);
+    let known = brokers(&cc).await?;
+    let Some(broker) = find_ours(name, url, &known) else {
         writeln!(out, "Service broker '{name}' does not exist - nothing to do")?;
         return Ok(());
     };
-    if broker.url.trim_end_matches('/') != settings.broker.url {
+    if broker.relationships.space.is_some()
+        || broker.name != *name
+        || broker.url.trim_end_matches('/') != url
+    {
+        let owner = if broker.relationships.space.is_some() { ", by a space," } else { "" };
         return Err(CfError::NotOurs(format!(
-            "the broker named {name} is registered at {} and not at {}; run broker-registrar \
-             first if it is this one",
-            broker.url, settings.broker.url
+            "the broker {} is registered{owner} at {}, and not {name} at {url}; run \
+             broker-registrar first if it is this one",
+            broker.name, broker.url
         )));
     }
-    let offered = offerings(&cc, &broker.guid).await?;
-    let counts = instances(&cc, &broker.guid).await?;
+    let market = Marketplace::of(&cc, &broker.guid).await?;
+    let counts = instances(&cc, &market).await?;
     if !settings.purge && !counts.is_empty() {
         return Err(CfError::Instances { counts });
     }
@@ -51,7 +57,7 @@ pub async fn deregister(
         return Ok(());
     }
     if settings.purge {
-        for offering in &offered {
+        for offering in &market.offerings {
             writeln!(out, "Purging service {}...", offering.name)?;
             // CAPI v3 "Delete a service offering".
             let url =
@@ -85,9 +91,8 @@ pub async fn deregister(
 
 /// Instances of the broker: how many of which service in which space. CAPI v3 "List service
 /// instances".
-async fn instances(cc: &CloudController, broker: &str) -> Result<Vec<String>, CfError> {
-    let plans = plans(cc, broker).await?;
-    let offerings = offerings(cc, broker).await?;
+async fn instances(cc: &CloudController, market: &Marketplace) -> Result<Vec<String>, CfError> {
+    let Marketplace { offerings, plans } = market;
     let guids: Vec<String> = plans.iter().map(|plan| plan.guid.clone()).collect();
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
     for piece in in_pieces(&guids) {

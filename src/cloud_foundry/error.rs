@@ -1,6 +1,6 @@
 //! Why a registration failed, each with what to do.
 
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, time::Duration};
 
 use reqwest::StatusCode;
 
@@ -15,9 +15,18 @@ pub enum CfError {
         /// What is wrong.
         problem: String,
     },
-    /// `cf.ca_cert` is no PEM.
-    #[error("cf.ca_cert holds no PEM certificate; paste the CA's certificate with its BEGIN line")]
-    CaCertificate,
+    /// A CA is no PEM.
+    #[error("{name} holds no PEM certificate; paste the CA's certificate with its BEGIN line")]
+    CaCertificate {
+        /// The property.
+        name: &'static str,
+    },
+    /// A proxy is no URL. It is not shown: it may hold a login.
+    #[error("{name} is no URL of a proxy, such as http://proxy.example.com:3128")]
+    Proxy {
+        /// The property.
+        name: &'static str,
+    },
     /// The HTTP client cannot be made.
     #[error("the HTTP client cannot be set up")]
     Client {
@@ -62,8 +71,24 @@ pub enum CfError {
         /// User or client.
         who: String,
     },
+    /// The platform does not let the administrator do it.
+    #[error(
+        "Cloud Foundry does not let {who} {verb} ({status}):{}\nlog in as an administrator \
+         (scope cloud_controller.admin), or a client with that authority",
+        lines(errors)
+    )]
+    Forbidden {
+        /// User or client.
+        who: String,
+        /// What was asked.
+        verb: String,
+        /// Status.
+        status: StatusCode,
+        /// Its words.
+        errors: Vec<String>,
+    },
     /// The Cloud Controller refuses a request.
-    #[error("Cloud Foundry refuses to {verb} ({status}):{}", lines(errors))]
+    #[error("Cloud Foundry refuses to {verb} ({status}):{}{}", lines(errors), advice(errors))]
     Refused {
         /// What was asked.
         verb: String,
@@ -75,7 +100,8 @@ pub enum CfError {
     /// Too many requests, or the platform is ill.
     #[error(
         "Cloud Foundry could not {verb}: it answered {status} {attempts} times in a row; try again \
-         later:{}",
+         {}:{}",
+        later(*wait),
         lines(errors)
     )]
     GaveUp {
@@ -85,11 +111,13 @@ pub enum CfError {
         status: StatusCode,
         /// How often.
         attempts: u32,
+        /// How long it asks to wait.
+        wait: Option<Duration>,
         /// Its words.
         errors: Vec<String>,
     },
     /// A job failed.
-    #[error("Cloud Foundry failed to {verb}:{}{}", lines(errors), job_advice(errors))]
+    #[error("Cloud Foundry failed to {verb}:{}{}", lines(errors), advice(errors))]
     Job {
         /// What was asked.
         verb: String,
@@ -105,20 +133,26 @@ pub enum CfError {
         seconds: u64,
     },
     /// An answer that cannot be read.
-    #[error("Cloud Foundry's answer to \"{verb}\" cannot be read: {problem}")]
+    #[error(
+        "Cloud Foundry's answer to \"{verb}\" cannot be read: {problem}; is cf.api_url the API of a \
+         current Cloud Foundry, with nothing in between that changes answers?"
+    )]
     Malformed {
         /// What was asked.
         verb: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// The broker's own catalog cannot be had.
-    #[error("the broker at {url} does not show its catalog: {problem}")]
-    Catalog {
-        /// Where.
+    /// The platform read another catalog than the broker has.
+    #[error(
+        "Cloud Foundry did not take over {}; run this again, and see that {url} leads the Cloud \
+         Controller to this broker", services.join(", ")
+    )]
+    NotTaken {
+        /// Names of services.
+        services: Vec<String>,
+        /// The broker's URL.
         url: String,
-        /// Why.
-        problem: String,
     },
     /// Not ours to change.
     #[error("{0}")]
@@ -148,8 +182,12 @@ fn lines(texts: &[String]) -> String {
     })
 }
 
-/// Advice for what the platform says of brokers that it cannot reach or log in to.
-fn job_advice(errors: &[String]) -> &'static str {
+fn later(wait: Option<Duration>) -> String {
+    wait.map_or_else(|| "later".to_owned(), |wait| format!("in {} s", wait.as_secs()))
+}
+
+/// Advice for what the platform says.
+fn advice(errors: &[String]) -> &'static str {
     let has = |words: &str| errors.iter().any(|error| error.to_lowercase().contains(words));
     if has("could not be reached") || has("timed out") || has("unreachable") {
         "\nsee that the Cloud Controller reaches the broker at its URL: route, DNS, firewall, \
@@ -157,11 +195,12 @@ fn job_advice(errors: &[String]) -> &'static str {
     } else if has("authentication") || has("unauthorized") {
         "\nthe broker does not accept the user and password that were sent: deploy broker and \
          registrar with the same ones"
-    } else if has("must be unique") || has("already") || has("taken") {
-        "\nanother broker offers the same; change the name or id in the service file, or \
-         deregister the other broker"
+    } else if has("catalog") || has("must be unique") {
+        "\nmend the service files that the messages name, deploy, and run this again"
+    } else if has("in progress") {
+        "\nanother run is at work; run this again when it is done"
     } else {
-        ""
+        "\nmend what the message names, and run this again"
     }
 }
 
@@ -194,6 +233,10 @@ fn explain(error: &reqwest::Error) -> String {
         || all.contains("not valid for name")
     {
         "its certificate is for another host; use the name in the certificate"
+    } else if all.contains("expired") {
+        "its certificate has expired; renew it"
+    } else if all.contains("causedasendentity") {
+        "a CA is used as its certificate; have that CA sign a certificate for it"
     } else if all.contains("certificate") {
         "its certificate is not trusted; give its CA in cf.ca_cert"
     } else if error.is_timeout() {

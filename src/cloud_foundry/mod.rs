@@ -5,10 +5,15 @@
 //! write the transcript. Shares nothing with the broker's own rooms. Invariants: no secret is
 //! written anywhere; a second run changes nothing; access is taken from nobody unless asked.
 
+mod access;
+mod catalog;
 mod client;
 mod deregister;
 mod error;
+mod marketplace;
+mod patience;
 mod plan;
+mod preview;
 mod register;
 mod resources;
 mod settings;
@@ -17,7 +22,9 @@ mod uaa;
 
 pub use deregister::deregister;
 pub use error::CfError;
-pub use plan::{Access, AccessChange, BrokerChange, OwnCatalog, plan_access, plan_broker};
+pub use plan::{
+    Access, AccessChange, BrokerChange, OwnService, find_ours, plan_access, plan_broker,
+};
 pub use register::register;
 pub use resources::{Broker, Offering, Organization, Plan, Visibility};
 pub use settings::{ServiceAccess, Settings};

@@ -7,8 +7,16 @@ use super::{
     settings::ServiceAccess,
 };
 
-/// Ids and names of the services in the broker's own catalog.
-pub type OwnCatalog = Vec<(String, String)>;
+/// A service in the broker's own catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnService {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Ids and names of its plans.
+    pub plans: Vec<(String, String)>,
+}
 
 /// What has to be done about the broker itself.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,45 +35,53 @@ pub enum BrokerChange {
     },
 }
 
-/// Decides what to do about the broker `name` at `url`. `known` are all brokers of the platform,
-/// `offered` the ids in the catalog of the known broker of that name.
+/// The broker of this name, else that at this URL. Brokers of one space are nobody's business but
+/// that space's; only the name of one is in the way.
+#[must_use]
+pub fn find_ours<'a>(name: &str, url: &str, known: &'a [Broker]) -> Option<&'a Broker> {
+    known.iter().find(|broker| broker.name == name).or_else(|| {
+        known.iter().find(|broker| broker.relationships.space.is_none() && is_at(broker, url))
+    })
+}
+
+fn is_at(broker: &Broker, url: &str) -> bool {
+    broker.url.trim_end_matches('/') == url
+}
+
+/// Decides what to do about the broker `name` at `url`. `known` are all brokers of the platform.
+///
+/// A broker of that name at another URL may be one of another deployment, whose instances this one
+/// does not know; whether it is the same one, only the operator can say (`take_over`).
 ///
 /// # Errors
 /// A sentence why it is not ours to change.
 pub fn plan_broker(
     name: &str,
     url: &str,
-    own: &OwnCatalog,
+    take_over: bool,
     known: &[Broker],
-    offered: &[Offering],
 ) -> Result<BrokerChange, String> {
-    let same_url = |broker: &&Broker| broker.url.trim_end_matches('/') == url;
-    let Some(found) =
-        known.iter().find(|broker| broker.name == name).or_else(|| known.iter().find(same_url))
-    else {
-        return Ok(BrokerChange::Create);
-    };
+    let Some(found) = find_ours(name, url, known) else { return Ok(BrokerChange::Create) };
     if found.relationships.space.is_some() {
         return Err(format!(
-            "the broker {} at {} belongs to one space; delete it, or register under another name",
-            found.name, found.url
+            "the broker {name} at {} belongs to one space; delete it, or register under another \
+             name",
+            found.url
         ));
     }
-    // After a failed registration a broker is known and has no offerings.
-    let ours = offered.is_empty()
-        || offered.iter().any(|known| own.iter().any(|(id, _)| *id == known.broker_catalog.id));
-    if !same_url(&found) && !ours {
+    let same_url = is_at(found, url);
+    if !same_url && !take_over {
         return Err(format!(
-            "a broker named {name} is registered at {}, and none of its services is in the \
-             catalog of {url}: it is another broker; choose another name (property name of job \
-             docker-broker, or servicebroker.name), or delete that one",
+            "a broker named {name} is registered at {}, not at {url}: if it is this one and has \
+             moved, set servicebroker.take_over: true; if it is another one, choose another name \
+             (property name of job docker-broker, or servicebroker.name)",
             found.url
         ));
     }
     Ok(BrokerChange::Update {
         guid: found.guid.clone(),
         old_name: (found.name != name).then(|| found.name.clone()),
-        old_url: (!same_url(&found)).then(|| found.url.clone()),
+        old_url: (!same_url).then(|| found.url.clone()),
     })
 }
 
@@ -153,7 +169,7 @@ pub(super) fn left_the_catalog(offerings: &[Offering], plans: &[Plan]) -> Vec<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud_foundry::resources::{BrokerRelationships, CatalogId, Guid, ToOne};
+    use crate::cloud_foundry::resources::{BrokerRelationships, Guid, ToOne};
 
     fn broker(name: &str, url: &str, space: bool) -> Broker {
         let to_one = || ToOne { data: Guid { guid: "space".to_owned() } };
@@ -162,15 +178,6 @@ mod tests {
             name: name.to_owned(),
             url: url.to_owned(),
             relationships: BrokerRelationships { space: space.then(to_one) },
-        }
-    }
-
-    fn offering(id: &str) -> Offering {
-        Offering {
-            guid: String::new(),
-            name: String::new(),
-            available: true,
-            broker_catalog: CatalogId { id: id.to_owned() },
         }
     }
 
@@ -183,28 +190,24 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_is_ours_by_its_url_or_by_a_service_that_it_offers() {
-        let own = vec![("redis".to_owned(), "redis7".to_owned())];
-        let change = |known: &[Broker], offered: &[Offering]| {
-            plan_broker("me", "http://here", &own, known, offered)
-        };
+    fn a_broker_is_ours_by_its_url_or_when_the_operator_says_that_it_has_moved() {
+        let change =
+            |known: &[Broker], take_over: bool| plan_broker("me", "http://here", take_over, known);
+        assert_eq!(change(&[], false), Ok(BrokerChange::Create));
         let other = broker("other", "http://there", false);
-        let (mine, theirs) = ([offering("redis")], [offering("theirs")]);
-        assert_eq!(change(&[], &[]), Ok(BrokerChange::Create));
-        assert_eq!(change(std::slice::from_ref(&other), &theirs), Ok(BrokerChange::Create));
-        let same = [other.clone(), broker("me", "http://here/", false)];
-        assert_eq!(change(&same, &theirs), Ok(update("me", None, None)));
+        assert_eq!(change(std::slice::from_ref(&other), true), Ok(BrokerChange::Create));
+        let same = [other, broker("me", "http://here/", false)];
+        assert_eq!(change(&same, false), Ok(update("me", None, None)));
         let moved = [broker("me", "http://there", false)];
-        let expected = update("me", None, Some("http://there"));
-        assert_eq!(change(&moved, &mine), Ok(expected));
-        // Its registration failed, so it offers nothing.
-        let expected = update("me", None, Some("http://there"));
-        assert_eq!(change(&moved, &[]), Ok(expected));
-        assert!(change(&moved, &theirs).is_err_and(|error| error.contains("another broker")));
+        assert!(change(&moved, false).is_err_and(|error| error.contains("take_over: true")));
+        assert_eq!(change(&moved, true), Ok(update("me", None, Some("http://there"))));
         let renamed = [broker("old", "http://here", false)];
-        assert_eq!(change(&renamed, &mine), Ok(update("old", Some("old"), None)));
-        let scoped = [broker("me", "http://here", true)];
-        assert!(change(&scoped, &mine).is_err_and(|error| error.contains("one space")));
+        assert_eq!(change(&renamed, false), Ok(update("old", Some("old"), None)));
+        // A space may have a broker at any URL, but the name is taken.
+        let elsewhere = [broker("theirs", "http://here", true)];
+        assert_eq!(change(&elsewhere, false), Ok(BrokerChange::Create));
+        let in_the_way = [broker("me", "http://here", true)];
+        assert!(change(&in_the_way, true).is_err_and(|error| error.contains("one space")));
     }
 
     #[test]

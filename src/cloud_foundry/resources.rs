@@ -35,6 +35,15 @@ pub struct Offering {
     pub available: bool,
     /// Its id in the broker's catalog.
     pub broker_catalog: CatalogId,
+    /// Its broker.
+    pub relationships: OfferingRelationships,
+}
+
+/// Relationships of an offering.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct OfferingRelationships {
+    /// The broker.
+    pub service_broker: ToOne,
 }
 
 /// Id in the broker's catalog.
@@ -55,6 +64,8 @@ pub struct Plan {
     pub available: bool,
     /// `admin`, `public`, `organization` or `space`.
     pub visibility_type: String,
+    /// Its id in the broker's catalog.
+    pub broker_catalog: CatalogId,
     /// Its offering.
     pub relationships: PlanRelationships,
 }

@@ -14,6 +14,9 @@ pub struct Settings {
     pub cf: CloudFoundry,
     /// The broker.
     pub broker: BrokerSettings,
+    /// How to get out of the VM's network.
+    #[serde(default)]
+    pub proxies: Proxies,
     /// Deregister although there are instances: the platform forgets them.
     #[serde(default)]
     pub purge: bool,
@@ -81,11 +84,35 @@ pub struct BrokerSettings {
     pub username: String,
     /// Its password.
     pub password: String,
+    /// PEM of the CA of its certificate, for asking it for its catalog.
+    pub ca_cert: Option<String>,
+    /// A broker of this name at another URL is this one, which has moved.
+    #[serde(default)]
+    pub take_over: bool,
+}
+
+/// Proxies; without any, those of the environment.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxies {
+    /// For http URLs.
+    pub http: Option<String>,
+    /// For https URLs.
+    pub https: Option<String>,
+    /// Hosts that are reached without one, separated by commas.
+    pub no_proxy: Option<String>,
 }
 
 impl std::fmt::Debug for CloudFoundry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CloudFoundry").field("api_url", &self.api_url).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Their URLs may hold a login.
+        f.debug_struct("Proxies").finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
-use super::{error::CfError, settings::Login};
+use super::{error::CfError, patience::patiently, settings::Login};
 
 /// The client that UAA gives to command lines; its secret is empty.
 const CLI_CLIENT: (&str, &str) = ("cf", "");
@@ -81,14 +81,14 @@ async fn ask(
     let unreachable =
         |source: reqwest::Error| CfError::Unreachable { who: "UAA", url: url.clone(), source };
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    let sent = http
-        .post(&url)
-        .basic_auth(client.0, Some(client.1))
-        .header(reqwest::header::ACCEPT, "application/json")
-        .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(body)
-        .send();
-    let answer = sent.await.map_err(unreachable)?;
+    let answer = patiently("log in", "UAA", &url, || {
+        http.post(&url)
+            .basic_auth(client.0, Some(client.1))
+            .header(reqwest::header::ACCEPT, "application/json")
+            .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(body.clone())
+    });
+    let answer = answer.await?;
     let status = answer.status();
     let bytes = answer.bytes().await.map_err(unreachable)?;
     let verb = || "log in".to_owned();

@@ -79,6 +79,10 @@ async fn a_new_name_url_and_password_update_the_broker_that_is_known() {
     broker.launch().await;
     settings["broker"]["password"] = broker.client.password.clone().into();
     settings["broker"]["url"] = format!("http://{}/", broker.client.address).into();
+    let refused = registrar("register", &settings, &[]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("has moved, set servicebroker.take_over: true"), "{refused:?}");
+    settings["broker"]["take_over"] = true.into();
     let moved = registrar("register", &settings, &[]).await;
     succeeds(&moved, &["It was registered at http://127.0.0.1:", "docker-broker is registered."]);
     settings["broker"]["name"] = "marketplace".into();
@@ -102,10 +106,12 @@ async fn a_new_service_is_opened_and_a_plan_that_left_is_reported_while_it_has_i
     broker.builder.set_services(&["op-postgres17.yml", "op-nats2.yml"].map(service_file));
     broker.launch().await;
     let mut moved = settings.clone();
+    moved["broker"]["take_over"] = true.into();
     moved["broker"]["url"] = format!("http://{}", broker.client.address).into();
     let done = registrar("register", &moved, &[]).await;
-    let gone = "Plan redis7/small is no longer in the catalog; it stays for its instances";
-    succeeds(&done, &["of service nats2 for all orgs as admin...\nOK", gone]);
+    let kept = "Plan redis7/small is no longer in the catalog; it stays for its instances";
+    let gone = "Plan redis7/large is no longer in the catalog and is gone";
+    succeeds(&done, &["of service nats2 for all orgs as admin...\nOK", kept, gone]);
     assert!(!done.stdout.contains("plans of service redis7"), "{}", done.stdout);
     assert!(everybody(&platform));
     platform.assert_contented();
@@ -114,9 +120,9 @@ async fn a_new_service_is_opened_and_a_plan_that_left_is_reported_while_it_has_i
 #[tokio::test(flavor = "multi_thread")]
 async fn access_is_given_to_named_organizations_and_taken_from_nobody_unless_asked() {
     let (platform, _broker, mut settings) = scene().await;
-    settings["cf"]["organizations"] = json!(["two", "four, five"]);
+    settings["cf"]["organizations"] = json!(["two", "four, 5%2C"]);
     let done = registrar("register", &settings, &[]).await;
-    let line = "plans of service redis7 for the orgs two, four, five as admin...";
+    let line = "plans of service redis7 for the orgs two, four, 5%2C as admin...";
     succeeds(&done, &[line]);
     let has = |names: &[&str]| {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -127,10 +133,10 @@ async fn access_is_given_to_named_organizations_and_taken_from_nobody_unless_ask
             platform.access()
         );
     };
-    has(&["four, five", "two"]);
+    has(&["four, 5%2C", "two"]);
     settings["cf"]["organizations"] = json!(["one"]);
     succeeds(&registrar("register", &settings, &[]).await, &["for the org one as admin"]);
-    has(&["four, five", "one", "two"]);
+    has(&["four, 5%2C", "one", "two"]);
     let again = registrar("register", &settings, &[]).await;
     succeeds(&again, &["2 more organizations have access; set cf.remove_access", "Nothing had"]);
     settings["cf"]["remove_access"] = true.into();
@@ -153,9 +159,9 @@ async fn access_is_given_to_named_organizations_and_taken_from_nobody_unless_ask
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
-    let (platform, _broker, mut settings) = scene().await;
+    let (platform, mut broker, mut settings) = scene().await;
     let done = registrar("register --dry-run", &settings, &[]).await;
-    let words = ["does not exist - creating broker", "create the broker", "add service redis7"];
+    let words = ["does not exist - creating broker", "create the broker", "  add redis7/small\n"];
     succeeds(&done, &words);
     assert_eq!(platform.changes(), [""; 0]);
     settings["cf"]["service_access"] = "manual".into();
@@ -165,6 +171,16 @@ async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let done = registrar("register --dry-run", &settings, &[]).await;
     succeeds(&done, &["open redis7/small to all organizations", "read its catalog"]);
     platform.add_instance("redis7", "dev");
+    // One plan of redis7 has left and one of nats2 has come.
+    broker.kill();
+    broker.builder.set_services(&["op-postgres17.yml", "op-nats2.yml"].map(service_file));
+    broker.launch().await;
+    let mut moved = settings.clone();
+    moved["broker"]["url"] = format!("http://{}", broker.client.address).into();
+    moved["broker"]["take_over"] = true.into();
+    let done = registrar("register --dry-run", &moved, &[]).await;
+    let words = ["  add nats2/large\n", "take redis7/large out of the marketplace"];
+    succeeds(&done, &words);
     settings["purge"] = true.into();
     let done = registrar("deregister --dry-run", &settings, &[]).await;
     succeeds(&done, &["forget 1 instance of redis7 in space dev of org one", "delete the broker"]);
@@ -210,7 +226,20 @@ async fn a_broker_without_instances_is_deregistered_but_never_another_one_of_its
     other["broker"]["url"] = "http://other.example.com".into();
     let refused = registrar("deregister", &other, &[]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("and not at http://other.example.com"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("not docker-broker at http://other.example.com"),
+        "{refused:?}"
+    );
+    // Its name was changed and it was not registered anew.
+    let mut renamed = settings.clone();
+    renamed["broker"]["name"] = "marketplace".into();
+    let refused = registrar("deregister", &renamed, &[]).await;
+    assert!(refused.stderr.contains("the broker docker-broker is registered at"), "{refused:?}");
+    // A space's broker of the same name and URL is that space's.
+    platform.state().brokers[0].space = Some("space".to_owned());
+    let refused = registrar("deregister", &settings, &[]).await;
+    assert!(refused.stderr.contains("is registered, by a space, at"), "{refused:?}");
+    platform.state().brokers[0].space = None;
     let done = registrar("deregister", &settings, &[]).await;
     succeeds(&done, &["Deleting service broker docker-broker as admin...\nOK"]);
     assert!(!done.stdout.contains("containers run on"), "{}", done.stdout);

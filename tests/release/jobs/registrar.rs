@@ -43,7 +43,11 @@ fn everything_may_come_from_links() {
         assert_eq!(settings["cf"]["ca_cert"], "PEM");
         assert_eq!(settings["broker"]["url"], "http://10.0.0.5:5555");
         assert_eq!(settings["broker"]["password"], "12345");
+        assert_eq!(settings["broker"].get("ca_cert"), None);
     }
+    let links = json!({"servicebroker": servicebroker(&json!({"tls": {"ca": "BROKER CA"}}))});
+    let rendered = render::job("broker-registrar", &registrar_properties(), &links);
+    assert_eq!(settings(&rendered.expect("it renders"))["broker"]["ca_cert"], "BROKER CA");
 }
 
 #[test]
@@ -137,8 +141,11 @@ fn the_errands_run_the_command_with_the_file_alone() {
         let words = shell_words::split(exec).expect("a command line");
         let program = words.iter().position(|word| word.ends_with("/broker-registrar"));
         let words_after = &words[program.expect("the program") + 1..];
-        assert_eq!(words_after, [command, "--config", "$config", "--dry-run"]);
-        assert!(words.contains(&"NO_PROXY=a b".to_owned()), "{words:?}");
+        let file = format!("/var/vcap/jobs/{job}/config/registrar.yml");
+        assert_eq!(words_after, [command, "--config", &file, "--dry-run"]);
+        assert_eq!(settings(&rendered)["proxies"]["no_proxy"], "a b");
+        let secured = format!("chmod 0600 {file}");
+        assert!(rendered.file("bin/pre-start").contains(&secured), "others may read passwords");
         assert!(!run.contains("admin's"), "a password: {run}");
         assert_eq!(rendered.file("monit"), "");
     }

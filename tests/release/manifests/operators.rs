@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case {
         generated: &["docker-broker-ca", "docker-broker-tls"],
-        not_with: &["register-route.yml"],
+        not_with: &["register-route.yml", "set-external-host.yml"],
         ..case("enable-broker-tls.yml", &[("broker-host", "broker.example.com")])
     },
     Case {
@@ -52,7 +52,7 @@ pub(super) const CASES: &[Case] = &[
     case("set-azs.yml", &[("azs", "[z2]")]),
     case("set-binding-host.yml", &[("binding-host", "services.example.com")]),
     Case {
-        not_with: &["register-route.yml"],
+        not_with: &["register-route.yml", "enable-broker-tls.yml"],
         ..case("set-external-host.yml", &[("broker-host", "broker.example.com")])
     },
     case("set-max-containers.yml", &[("max-containers", "20")]),

@@ -114,10 +114,15 @@ impl Deployment {
         let mut properties = json!({});
         for name in names.iter().filter_map(Value::as_str) {
             let default = &spec["properties"][name]["default"];
-            properties[name] = match &given[name] {
-                Json::Null => serde_json::to_value(default).expect("a default is JSON"),
-                value => value.clone(),
+            let pointer = format!("/{}", name.replace('.', "/"));
+            let value = match given.pointer(&pointer) {
+                None => serde_json::to_value(default).expect("a default is JSON"),
+                Some(value) => value.clone(),
             };
+            match name.split_once('.') {
+                None => properties[name] = value,
+                Some((group, name)) => properties[group][name] = value,
+            }
         }
         let instance = json!({
             "name": "docker", "index": 0, "id": "i", "az": "z1", "address": self.address,

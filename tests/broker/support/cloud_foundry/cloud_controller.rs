@@ -45,8 +45,12 @@ pub(super) fn answer(shared: &Arc<Mutex<State>>, asked: &Asked) -> Answer {
         ("GET", ["jobs", id]) => job(&mut state, id),
         // "List service offerings"
         ("GET", ["service_offerings"]) => {
-            let wanted = asked.query.get("service_broker_guids").cloned().unwrap_or_default();
-            let found = state.offerings.iter().filter(|one| one.broker == wanted);
+            let wanted = asked.query.get("service_broker_guids");
+            let names = asked.query.get("names").map(|names| names.split(',').collect::<Vec<_>>());
+            let found = state.offerings.iter().filter(|one| {
+                wanted.is_none_or(|wanted| one.broker == *wanted)
+                    && names.as_ref().is_none_or(|names| names.contains(&one.name.as_str()))
+            });
             let found = found
                 .map(|one| {
                     json!({
@@ -56,12 +60,15 @@ pub(super) fn answer(shared: &Arc<Mutex<State>>, asked: &Asked) -> Answer {
                     })
                 })
                 .collect();
-            list(&mut state, asked, found, &["service_broker_guids"], Value::Null)
+            list(&mut state, asked, found, &["service_broker_guids", "names"], Value::Null)
         }
         // "Delete a service offering"
         ("DELETE", ["service_offerings", guid]) => {
             let plans = state.plans.iter().filter(|plan| plan.offering == *guid);
             let plans: Vec<String> = plans.map(|plan| plan.guid.clone()).collect();
+            if !state.offerings.iter().any(|one| one.guid == *guid) {
+                return Answer::not_found("Service offering");
+            }
             if asked.query.get("purge").map(String::as_str) != Some("true") {
                 return Answer::unprocessable("it has plans");
             }
@@ -83,7 +90,8 @@ pub(super) fn answer(shared: &Arc<Mutex<State>>, asked: &Asked) -> Answer {
         // "List organizations"
         ("GET", ["organizations"]) => {
             let names = asked.query.get("names").cloned().unwrap_or_default();
-            let names: Vec<String> = names.split(',').map(|one| one.replace("%2C", ",")).collect();
+            let names: Vec<String> =
+                names.split(',').map(|one| one.replace("%2C", ",").replace("%25", "%")).collect();
             let found = state.organizations.iter().filter(|(_, name)| names.contains(name));
             let found = found.map(|(guid, name)| json!({ "guid": guid, "name": name })).collect();
             list(&mut state, asked, found, &["names"], Value::Null)
@@ -122,7 +130,7 @@ fn brokers(
             }
             state.brokers.push(broker.clone());
             drop(state);
-            accepted(shared, &sync::begin(shared, broker))
+            accepted(shared, &sync::begin(shared, broker, None))
         }
         // "Update a service broker"
         ("PATCH", Some(guid)) => {
@@ -134,10 +142,14 @@ fn brokers(
                 Ok(broker) => broker,
                 Err(refusal) => return refusal,
             };
-            // A catalog that is refused leaves the broker as it was.
-            state.brokers[index] = broker.clone();
+            if state.syncing.contains(&broker.guid) {
+                return Answer::unprocessable(
+                    "Cannot update a broker when other operation is already in progress",
+                );
+            }
+            let before = std::mem::replace(&mut state.brokers[index], broker.clone());
             drop(state);
-            accepted(shared, &sync::begin(shared, broker))
+            accepted(shared, &sync::begin(shared, broker, Some(before)))
         }
         // "Delete a service broker"
         ("DELETE", Some(guid)) => {
@@ -148,6 +160,9 @@ fn brokers(
                 return Answer::unprocessable(
                     "Can not remove brokers that have associated service instances",
                 );
+            }
+            if !state.brokers.iter().any(|one| one.guid == guid) {
+                return Answer::not_found("Service broker");
             }
             state.brokers.retain(|one| one.guid != guid);
             state.plans.retain(|plan| !plans.contains(&plan.guid));
@@ -201,7 +216,9 @@ fn unknown_field(state: &mut State, body: &Map<String, Value>, known: &[&str]) -
 }
 
 fn accepted(state: &Mutex<State>, job: &str) -> Answer {
-    let location = format!("{}/v3/jobs/{job}", lock(state).url);
+    let state = lock(state);
+    let host = state.jobs_at.as_ref().unwrap_or(&state.url);
+    let location = format!("{host}/v3/jobs/{job}");
     Answer { status: 202, headers: vec![("location", location)], body: Value::Null }
 }
 
@@ -298,7 +315,8 @@ fn visibility(state: &mut State, method: &str, guid: &str, body: &Map<String, Va
         if !matches!(kind, "public" | "admin" | "organization")
             || (kind == "organization") == guids.is_empty()
         {
-            return Answer::unprocessable("Type and organizations do not fit together");
+            let detail = "Type and organizations do not fit together";
+            return Answer::error(400, 1004, "CF-InvalidRequest", detail);
         }
         if method == "PATCH" || kind != plan.visibility {
             plan.organizations.clear();

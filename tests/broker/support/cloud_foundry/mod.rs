@@ -94,6 +94,11 @@ pub(crate) struct State {
     /// The Cloud Controller cannot reach any broker.
     pub(crate) brokers_unreachable: bool,
     pub(crate) job_warning: Option<String>,
+    /// Jobs are said to be at this host.
+    pub(crate) jobs_at: Option<String>,
+    /// Brokers whose catalog is being read.
+    syncing: Vec<String>,
+    pub(crate) sync_takes: std::time::Duration,
     /// Never answers.
     pub(crate) is_silent: bool,
     /// `METHOD path` of every request.
@@ -137,7 +142,7 @@ impl Platform {
     /// At an address of this machine.
     pub(crate) async fn at(host: &str, tls: Tls) -> Self {
         let state = Arc::new(Mutex::new(State {
-            organizations: ["one", "two", "three", "four, five"]
+            organizations: ["one", "two", "three", "four, 5%2C"]
                 .map(|name| (unique("org-"), name.to_owned()))
                 .to_vec(),
             ..State::default()

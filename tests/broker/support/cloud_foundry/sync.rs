@@ -8,16 +8,28 @@ use serde_json::Value;
 use super::{Job, KnownBroker, KnownOffering, KnownPlan, State, lock};
 use crate::support::unique;
 
-/// Begins the job; its id.
-pub(super) fn begin(state: &Arc<Mutex<State>>, broker: KnownBroker) -> String {
+/// Begins the job; its id. A catalog that is refused leaves the broker as it was: `before`.
+pub(super) fn begin(
+    state: &Arc<Mutex<State>>,
+    broker: KnownBroker,
+    before: Option<KnownBroker>,
+) -> String {
     let id = unique("job-");
+    lock(state).syncing.push(broker.guid.clone());
     let running = Job { polls: u32::MAX, state: "PROCESSING", errors: vec![], warnings: vec![] };
     lock(state).jobs.insert(id.clone(), running);
     let (state, job) = (Arc::clone(state), id.clone());
     tokio::spawn(async move {
         let catalog = read(&state, &broker).await;
+        let pause = lock(&state).sync_takes;
+        tokio::time::sleep(pause).await;
         let mut state = lock(&state);
         let outcome = catalog.and_then(|catalog| apply(&mut state, &broker.guid, &catalog));
+        state.syncing.retain(|guid| *guid != broker.guid);
+        if let (Err(_), Some(before)) = (&outcome, before) {
+            state.brokers.retain(|one| one.guid != before.guid);
+            state.brokers.push(before);
+        }
         let warnings = state.job_warning.iter().cloned().collect();
         let (word, errors) = match outcome {
             Ok(()) => ("COMPLETE", Vec::new()),
@@ -57,20 +69,17 @@ async fn read(state: &Mutex<State>, broker: &KnownBroker) -> Result<Value, Strin
 }
 
 /// A few of the checks of a real one.
-fn check(state: &State, broker: &str, services: &[Value]) -> Result<(), String> {
+fn check(services: &[Value]) -> Result<(), String> {
     let mut problems = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for service in services {
-        let (id, name) = (text(&service["id"]), text(&service["name"]));
+        let name = text(&service["name"]);
         if seen.contains(&name) {
             problems.push("Service names must be unique within a broker".to_owned());
         }
         seen.push(name);
         if service["plans"].as_array().is_none_or(Vec::is_empty) {
             problems.push(format!("Service {name}\n  At least one plan is required"));
-        }
-        if state.offerings.iter().any(|one| one.broker != broker && one.catalog_id == id) {
-            problems.push(format!("Service {name}\n  Service id must be unique"));
         }
     }
     if problems.is_empty() {
@@ -88,7 +97,7 @@ fn text(value: &Value) -> &str {
 /// instances.
 fn apply(state: &mut State, broker: &str, catalog: &Value) -> Result<(), String> {
     let services = catalog["services"].as_array().cloned().unwrap_or_default();
-    check(state, broker, &services)?;
+    check(&services)?;
     for offering in state.offerings.iter_mut().filter(|one| one.broker == broker) {
         offering.available = false;
         let plans = state.plans.iter_mut().filter(|plan| plan.offering == offering.guid);
