@@ -84,7 +84,10 @@ impl Converter<'_> {
         let path = operation["path"].as_str().unwrap_or_default().to_owned();
         if let Some((group, rest)) = path.split_once(OLD_JOB) {
             self.of_the_broker(operation, group, rest, at);
-        } else if let Some(rest) = path.strip_prefix(DOCKER_JOB) {
+        } else if let Some(rest) = path
+            .strip_prefix(DOCKER_JOB)
+            .filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+        {
             self.of_docker(operation, rest, at);
         } else if names_old_release(&path, &operation["value"]) {
             self.drop(

@@ -190,13 +190,17 @@ impl<'a> Life<'a> {
         if !self.begun {
             return Ok(());
         }
+        let mut unbound = Ok(());
         for id in self.bindings.clone() {
-            self.unbind(id).await?;
+            // A service that is broken may not unbind; the instance goes all the same.
+            if let Err(failure) = self.unbind(id).await {
+                unbound = Err(failure);
+            }
         }
         let (service, plan) = (&self.offer.service.id, &self.offer.plan.id);
         remove(self.client, &self.id, service, plan, self.limit).await?;
         self.begun = false;
-        Ok(())
+        unbound
     }
 }
 

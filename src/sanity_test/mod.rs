@@ -7,7 +7,7 @@
 mod check;
 mod life;
 
-use std::{fs, io::Write, time::Duration};
+use std::{fs, io::Write, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use http::Method;
@@ -46,24 +46,25 @@ pub async fn run(
 ) -> anyhow::Result<bool> {
     let Configuration { settings, catalog } = configuration;
     let offers = choose(catalog, &options.only)?;
-    let _lock = lock(settings)?;
+    let journal = Journal::open(settings)?;
     let login = &settings.login;
     let client = ApiClient::of(settings).login(&login.username, &serve::known_password(settings)?);
     let engine = serve::engine(settings);
     let on_offer = offered_plans(&client).await?;
-    for left in leftovers(&engine).await? {
-        let (id, service, plan) = &left;
+    let mut failures = Vec::new();
+    for Left { id, service, plan } in leftovers(&engine, journal.left()?).await? {
         writeln!(out, "removing {id}, which an earlier run left behind")?;
-        life::remove(&client, id, service, plan, options.timeout).await.map_err(|failure| {
-            anyhow::anyhow!("{id} of an earlier run cannot be removed: {failure}")
-        })?;
+        if let Err(failure) = life::remove(&client, &id, &service, &plan, options.timeout).await {
+            failures.push(format!("{id} of an earlier run: {failure}"));
+        }
     }
     let table = Table::of(&offers);
     table.line(out, ["SERVICE", "PLAN", "RESULT", "READY IN", "CHECKED"])?;
-    let mut failures = Vec::new();
     for offer in &offers {
         let (service, plan) = (&offer.service.name, &offer.plan.name);
-        let mut life = Life::new(&client, &engine, offer, new_id(), options.timeout);
+        let id = new_id();
+        journal.note(&id, offer)?;
+        let mut life = Life::new(&client, &engine, offer, id, options.timeout);
         let ended = if on_offer.contains(&offer.plan.id) {
             run_unless_interrupted(&mut life).await?
         } else {
@@ -80,6 +81,7 @@ pub async fn run(
             }
         }
     }
+    journal.clear()?;
     for failure in &failures {
         writeln!(out, "{failure}")?;
     }
@@ -143,17 +145,57 @@ fn choose<'a>(catalog: &'a Catalog, only: &[String]) -> anyhow::Result<Vec<&'a O
     Ok(offers)
 }
 
-/// With the lock held, whatever has the prefix is left over.
-fn lock(settings: &Settings) -> anyhow::Result<fs::File> {
-    let path = settings.data_directory.join(LOCK_FILE);
-    let file =
-        fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => bail!("another sanity-test runs; wait for its end"),
-        Err(fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+/// An instance that a killed run could not remove.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Left {
+    id: String,
+    service: String,
+    plan: String,
+}
+
+/// The instance under test, on disk: a killed run's may have no container by which to find it. Held
+/// locked, so that whatever has the prefix is left over.
+struct Journal(fs::File, PathBuf);
+
+impl Journal {
+    fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let path = settings.data_directory.join(LOCK_FILE);
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file, path)),
+            Err(fs::TryLockError::WouldBlock) => {
+                bail!("another sanity-test runs; wait for its end")
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
         }
+    }
+
+    fn left(&self) -> anyhow::Result<Option<Left>> {
+        let text = fs::read_to_string(&self.1)
+            .with_context(|| format!("cannot read {}", self.1.display()))?;
+        let mut lines = text.lines().map(str::to_owned);
+        Ok(match (lines.next(), lines.next(), lines.next()) {
+            (Some(id), Some(service), Some(plan)) => Some(Left { id, service, plan }),
+            _ => None,
+        })
+    }
+
+    /// Kept when a test could not clean up: the next run tries again.
+    fn note(&self, id: &str, offer: &Offer) -> anyhow::Result<()> {
+        self.write(&format!("{id}\n{}\n{}\n", offer.service.id, offer.plan.id))
+    }
+
+    fn clear(&self) -> anyhow::Result<()> {
+        self.write("")
+    }
+
+    fn write(&self, text: &str) -> anyhow::Result<()> {
+        let written = self.0.set_len(0).and_then(|()| self.0.write_all_at(text.as_bytes(), 0));
+        written.with_context(|| format!("cannot write {}", self.1.display()))
     }
 }
 
@@ -168,12 +210,18 @@ async fn offered_plans(client: &ApiClient) -> anyhow::Result<Vec<String>> {
     Ok(plans.flatten().filter_map(|plan| plan["id"].as_str().map(str::to_owned)).collect())
 }
 
-/// Id, service and plan of instances that a killed run could not remove.
-async fn leftovers(engine: &Engine) -> anyhow::Result<Vec<(String, String, String)>> {
+/// What killed runs left, by their containers and by the journal.
+async fn leftovers(engine: &Engine, noted: Option<Left>) -> anyhow::Result<Vec<Left>> {
     let owned = engine.list_owned().await.context("the Docker engine cannot be asked")?;
-    let ours = owned.into_iter().filter(|one| one.labels.instance_id.starts_with(PREFIX));
+    let ours = owned.into_iter().map(|one| one.labels);
     let mut found: Vec<_> = ours
-        .map(|one| (one.labels.instance_id, one.labels.service_id, one.labels.plan_id))
+        .filter(|labels| labels.instance_id.starts_with(PREFIX))
+        .map(|labels| Left {
+            id: labels.instance_id,
+            service: labels.service_id,
+            plan: labels.plan_id,
+        })
+        .chain(noted)
         .collect();
     found.sort();
     found.dedup();

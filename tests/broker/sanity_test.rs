@@ -163,6 +163,26 @@ async fn an_interrupted_run_cleans_up_and_the_next_one_removes_what_a_killed_one
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_a_killed_run_left_without_a_container_is_removed_as_well() {
+    let test = "    sanity_test: {parameters: {mode: broken}}\n";
+    let yaml = switch_yaml("20s", test);
+    let broker = TestBroker::builder().yaml(yaml, "switch-service", "switch-plan").start().await;
+    let id = "sanity-test-killed";
+    let mut body = broker.client.provision_body();
+    body["parameters"] = serde_json::json!({ "mode": "broken" });
+    let path = format!("/v2/service_instances/{id}");
+    assert!(broker.client.put(&path, &body).await.status >= 400, "it fails and keeps its row");
+    assert_eq!(broker.containers(), [""; 0]);
+    let journal = broker.data.path().join("sanity-test.lock");
+    std::fs::write(&journal, format!("{id}\nswitch-service\nswitch-plan\n")).unwrap();
+    let run = run(&broker, &["--only", "other/other-plan"]).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    assert!(run.text.contains("removing sanity-test-killed"), "{}", run.text);
+    broker.client.deprovision(id).await.expect(410);
+    assert_eq!(std::fs::read_to_string(&journal).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_it_from_testing_at_all_is_one_sentence_and_exit_code_1() {
     let mut broker = TestBroker::builder().start().await;
     let unknown = run(&broker, &["--only", "nobody"]).await;

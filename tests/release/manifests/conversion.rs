@@ -79,6 +79,16 @@ fn every_old_service_file_is_converted_applies_and_passes_check_config() {
 }
 
 #[test]
+fn what_is_converted_already_stays_as_it_is() {
+    let once = docker_broker(&["convert-ops", &format!("{OLD}/{}", files(OLD)[0])]).1;
+    let directory = TempDir::new().unwrap();
+    let (code, twice, err) = docker_broker(&["convert-ops", &write(&directory, "new.yml", &once)]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let value = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
+    assert_eq!(value(&twice), value(&once));
+}
+
+#[test]
 fn a_service_keeps_every_value_but_its_dashboard() {
     for file in files(OLD) {
         let path = format!("{OLD}/{file}");
