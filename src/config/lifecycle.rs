@@ -23,8 +23,7 @@ pub(super) fn lifecycle(plan: &Node<'_>) -> Lifecycle {
     }
     let Some(node) = plan.node("lifecycle") else { return Lifecycle::default() };
     let timeouts = node.is_mapping("timeout").then(|| node.node("timeout")).flatten();
-    let of_all =
-        if timeouts.is_none() { node.parsed("timeout", parse_timeout) } else { None };
+    let of_all = if timeouts.is_none() { node.parsed("timeout", parse_timeout) } else { None };
     let hook = |action: Action| {
         let key = action.as_str();
         let own = timeouts.as_ref().and_then(|timeouts| timeouts.parsed(key, parse_timeout));

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     DockerError, Engine,
     engine::QUICK,
-    error::{status, not_running},
+    error::{not_running, status},
 };
 
 /// Most that is kept of what a program says about its failure: the end of it.
