@@ -26,6 +26,17 @@ fn read_json(broker: &TestBroker, file: &str) -> Value {
     serde_json::from_str(&read(broker, file)).expect("a JSON document")
 }
 
+/// What the last bind hook had in its environment.
+fn knows(broker: &TestBroker, lines: &[String], absent: &[&str]) {
+    let environment = read(broker, "/tmp/bind.env");
+    for line in lines {
+        assert!(environment.lines().any(|known| known == line), "{line}: {environment}");
+    }
+    for name in absent {
+        assert!(!environment.contains(name), "{name}: {environment}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out() {
     let broker = broker("30s").await;
@@ -69,9 +80,8 @@ async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out
             "credentials": {"username": username, "password": password},
         })
     );
-    let environment = read(&broker, "/tmp/bind.env");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    for line in [
+    let lines = [
         "OSB_CONTRACT=1".to_owned(),
         "OSB_ACTION=bind".to_owned(),
         "OSB_INSTANCE_ID=i".to_owned(),
@@ -94,11 +104,8 @@ async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out
         format!("OSB_BINDING_PASSWORD={}", text(password)),
         "OSB_PARAM_MODE=x".to_owned(),
         "OSB_PARAM_N=3".to_owned(),
-    ] {
-        assert!(environment.lines().any(|known| known == line), "{line}: {environment}");
-    }
-    assert!(!environment.contains("OSB_PARAM_LIST"), "{environment}");
-    assert!(!environment.contains("OSB_PREDECESSOR"), "{environment}");
+    ];
+    knows(&broker, &lines, &["OSB_PARAM_LIST", "OSB_PREDECESSOR"]);
 
     let rotation = json!({"predecessor_binding_id": "one"});
     let second = client.put(&path("two"), &rotation).await.expect(201);
@@ -231,7 +238,7 @@ async fn twenty_binds_at_once_make_twenty_users_one_after_the_other() {
     client.provision("i").await.expect(201);
     let binds = (0..20).map(|n| {
         let id = format!("b{n}");
-        async move { (client.bind("i", &id).await.expect(201), id) }
+        async move { (bind(client, &id, "turn").await.expect(201), id) }
     });
     let bound = futures_util::future::join_all(binds).await;
     let known = users(&broker, "i");
