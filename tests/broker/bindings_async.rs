@@ -146,6 +146,22 @@ async fn a_client_that_goes_away_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unbind_after_the_broker_died_ends_the_hook_that_still_runs() {
+    let mut broker = broker().await;
+    bind_async(&broker.client, "b").await.expect(202);
+    broker.kill();
+    broker.launch().await;
+    // It may come before the interrupted bind goes on, or after.
+    broker.client.unbind("i", "b").await.expect(200);
+    go_on(&broker, "i");
+    broker.ready().await;
+    assert_eq!(users(&broker, "i").len(), 0);
+    let ran = docker_ok(&["exec", &broker.container("i"), "cat", "/tmp/ran"]);
+    assert!(ran.ends_with("unbind b"), "{ran}");
+    broker.client.unbind("i", "b").await.expect(410);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unbind_halts_the_bind_and_leaves_no_user() {
     let broker = broker().await;
     let client = &broker.client;

@@ -201,6 +201,8 @@ async fn bad_parameters_are_a_bad_request_and_leave_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_is_not_ready_is_run_again() {
     let broker = broker("60s").await;
+    let catalog = broker.client.get("/v2/catalog").await.expect(200);
+    assert_eq!(catalog["services"][0]["plans"][0]["binding_rotatable"], true);
     broker.client.provision("i").await.expect(201);
     bind(&broker.client, "b", "later").await.expect(201);
     assert_eq!(read(&broker, "/tmp/ran").matches("bind b").count(), 6);

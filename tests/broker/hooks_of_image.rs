@@ -12,14 +12,15 @@ const SERVICE: (&str, &str) = ("old-service", "old-plan");
 /// for `/unbind`.
 fn build(tag: &str, scripts: &[(&str, &str)]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut file = "FROM busybox:1\n".to_owned();
+    let copies = scripts.iter().map(|(name, _)| format!("COPY {name} /{name}"));
+    let lines: Vec<String> = std::iter::once("FROM busybox:1".to_owned()).chain(copies).collect();
     for (name, text) in scripts {
         let path = directory.path().join(name);
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script can be written");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode is set");
-        file.push_str(&format!("COPY {name} /{name}\n"));
     }
-    fs::write(directory.path().join("Dockerfile"), file).expect("a Dockerfile can be written");
+    fs::write(directory.path().join("Dockerfile"), lines.join("\n"))
+        .expect("a Dockerfile can be written");
     docker_ok(&["build", "-q", "-t", tag, &directory.path().display().to_string()]);
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{HOOKED, TestBroker, docker_ok, hooked_yaml, users};
+use crate::support::{Daemon, HOOKED, TestBroker, docker_ok, hooked_yaml, users};
 
 async fn broker(timeout: &str) -> TestBroker {
     let broker =
@@ -83,4 +83,51 @@ async fn bindings_of_a_plan_that_left_the_configuration_are_still_revoked() {
     broker.ready().await;
     broker.client.unbind("i", "b").await.expect(200);
     assert_eq!(users(&broker, "i").len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unbind_while_dockerd_is_away_says_so_and_works_when_it_is_back() {
+    let mut daemon = Daemon::start().await;
+    daemon.load_image("busybox:1");
+    let broker = daemon.broker().yaml(hooked_yaml("3s", ""), HOOKED.0, HOOKED.1).start().await;
+    let client = &broker.client;
+    client.provision("i").await.expect(201);
+    client.bind("i", "b").await.expect(201);
+    daemon.stop();
+    let reply = client.unbind("i", "b").await;
+    assert_eq!(reply.status, 500);
+    assert!(
+        reply.description().contains("the Docker engine does not answer"),
+        "{}",
+        reply.description()
+    );
+    client.get(BINDING).await.expect(200);
+    daemon.start_again().await;
+    crate::support::eventually("the unbind to work", async || {
+        let reply = client.unbind("i", "b").await;
+        if reply.status == 200 { Ok(()) } else { Err(reply.description()) }
+    })
+    .await;
+    let left = daemon.docker_ok(&["exec", &broker.container("i"), "ls", "/tmp/users"]);
+    assert_eq!(left, "");
+    client.get(BINDING).await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_keeps_to_plans_that_can_revoke() {
+    let bare = "  - id: bare
+    name: bare
+    description: a plan without hooks
+    container: {image: busybox, tag: '1', command: [sleep, '1000000']}
+";
+    let yaml = hooked_yaml("30s", bare);
+    let broker = TestBroker::builder().yaml(yaml, HOOKED.0, HOOKED.1).start().await;
+    let client = &broker.client;
+    client.provision("i").await.expect(201);
+    client.bind("i", "b").await.expect(201);
+    let body = json!({"service_id": HOOKED.0, "plan_id": "bare"});
+    let reply = client.patch("/v2/service_instances/i", &body).await;
+    assert_eq!(reply.status, 422);
+    assert!(reply.description().contains("no unbind hook"), "{}", reply.description());
+    client.unbind("i", "b").await.expect(200);
 }
