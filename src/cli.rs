@@ -51,6 +51,9 @@ pub enum Command {
     /// Take every plan of the running broker through its whole life: provision, bind, connect,
     /// bind again, unbind, deprovision. Exit code 0 only if all of it works.
     SanityTest(SanityTestArgs),
+    /// Seal everything that is stored with the first of the encryption keys, so that the others can
+    /// be removed. The broker must be stopped; its next start would do the same.
+    RotateKeys(ConfigurationArgs),
     /// Print the version.
     Version,
 }

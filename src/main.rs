@@ -88,6 +88,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(EXIT_RUNTIME));
             }
         }
+        Command::RotateKeys(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            start_log(&configuration)?;
+            let done = serve::rotate_keys(&configuration.settings).await?;
+            say(&mut io::stdout(), &done);
+        }
         Command::Version => {
             say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));
         }

@@ -20,7 +20,7 @@ use crate::{
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, EngineOptions, Images, PullProgress, prepare_registries, registry_problems},
-    lifecycle::{Broker, Limits},
+    lifecycle::{Broker, Limits, Resealed, use_first_key},
     osb::{Api, BoundListener, Server, TlsSource},
     shutdown,
     store::Store,
@@ -99,6 +99,41 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         tracing::warn!("stopped without waiting any longer");
     }
     Ok(())
+}
+
+/// `docker-broker rotate-keys`: seals everything that is stored with the first key. What was done,
+/// for people.
+///
+/// # Errors
+/// When a broker runs on the data directory, when a key is missing, or when something is damaged.
+pub async fn rotate_keys(settings: &Settings) -> anyhow::Result<String> {
+    let data = settings.data_directory.as_path();
+    if settings.encryption_keys.is_empty() {
+        bail!(
+            "no encryption_keys are configured; to leave the generated key, configure a new one \
+             and behind it the text of {}",
+            data.join(KEY_FILE).display()
+        );
+    }
+    if !data.join(crate::store::FILE_NAME).exists() {
+        bail!("there is no store in {}; is this the data directory?", data.display());
+    }
+    let _lock = lock(data).context("a running broker needs no rotate-keys: its start does it")?;
+    let store = Store::open(data)?;
+    let Resealed { resealed, damaged } =
+        use_first_key(&store, &Arc::new(keyring(settings)?)).await?;
+    if !damaged.is_empty() {
+        bail!(
+            "{resealed} secrets were sealed with the first of encryption_keys, but {} are damaged \
+             and were left alone: {}; keep the old keys while there is hope for them",
+            damaged.len(),
+            damaged.join(", ")
+        );
+    }
+    Ok(format!(
+        "{resealed} secrets were sealed again; everything is sealed with the first of \
+         encryption_keys, and the others may be removed"
+    ))
 }
 
 /// dockerd by the settings.

@@ -12,6 +12,6 @@ mod template;
 
 pub use binding::{Facts, binding_document};
 pub use instance::InstanceSecrets;
-pub use keyring::{KeyError, Keyring};
+pub use keyring::{FINGERPRINT_BYTES, KeyError, Keyring};
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};

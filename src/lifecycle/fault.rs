@@ -31,11 +31,12 @@ pub enum Step {
     UpdateRolledBack,
     BindCommitted,
     UnbindCommitted,
+    KeysChanging,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ProvisionAccepted,
         Self::ProvisionImage,
         Self::ProvisionDirectories,
@@ -60,6 +61,7 @@ impl Step {
         Self::UpdateRolledBack,
         Self::BindCommitted,
         Self::UnbindCommitted,
+        Self::KeysChanging,
     ];
 
     /// Name in the environment variable, for example `ProvisionCreated`.

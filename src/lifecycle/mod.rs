@@ -25,6 +25,7 @@ mod error;
 pub mod fault;
 mod fetch;
 mod instance;
+mod keys;
 mod last_operation;
 mod provision;
 mod recover;
@@ -36,8 +37,9 @@ mod unbind;
 mod update;
 mod work;
 
-pub use broker::{Broker, Limits, StartError, Status};
+pub use broker::{Broker, Limits, Status};
 pub use error::{InternalError, Refusal};
+pub use keys::{Resealed, StartError, use_first_key};
 pub use last_operation::Progress;
 pub use recover::Recovery;
 pub use requests::{

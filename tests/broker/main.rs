@@ -23,6 +23,7 @@ mod images;
 mod images_directory;
 mod images_registries;
 mod isolation;
+mod keys;
 mod kill_at_every_step;
 mod main_path;
 mod openapi;
