@@ -134,3 +134,78 @@ async fn a_legacy_plan_takes_any_harmless_parameter_as_environment() {
         assert!(has(&container, variable), "{variable}: {:?}", environment(&container));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_is_no_way_around_the_schema_of_new_instances() {
+    let extra = r"
+    schemas:
+      service_instance:
+        create:
+          parameters:
+            type: object
+            additionalProperties: false
+            required: [colour]
+            properties: {colour: {enum: [red, green]}, mode: {type: string}}
+";
+    // The second plan takes other colours, and has a schema for updates beside it.
+    let update = "        update: {parameters: {properties: {colour: {enum: [green, blue]}}}}\n";
+    let second = format!("{}{update}", extra.replace("[red, green]", "[green, blue]"));
+    let yaml = switch_yaml("300s", extra);
+    let (first, others) = yaml.split_once("  - id: switch-second").unwrap();
+    let (plan, others) = others.split_once("- id: other-service").unwrap();
+    let yaml = format!("{first}  - id: switch-second{plan}{second}- id: other-service{others}");
+    let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    let client = &broker.client;
+    let path = "/v2/service_instances/i";
+    client.put(path, &client.body_with(&json!({"colour": "red", "mode": "x"}))).await.expect(201);
+    let patch = async |parameters: Value, plan: &str| {
+        let body = json!({"service_id": SWITCH.0, "plan_id": plan, "parameters": parameters});
+        client.patch(path, &body).await
+    };
+    for (parameters, name) in [
+        (json!({"colour": "blue"}), "colour"),
+        (json!({"colour": null}), "colour"),
+        (json!({"shape": "round"}), "shape"),
+    ] {
+        let reply = patch(parameters, SWITCH.1).await;
+        reply.expect(400);
+        assert!(reply.description().contains(name), "{}", reply.description());
+    }
+    // Only what is sent has to fit a schema for updates.
+    patch(json!({"colour": "red"}), "switch-second").await.expect(400);
+    patch(json!({"colour": "blue", "mode": null}), "switch-second").await.expect(200);
+    let fetched = client.get(path).await.expect(200);
+    assert_eq!(fetched["parameters"], json!({"colour": "blue"}));
+    // Back in the first plan the colour that is stored would not fit.
+    let reply = patch(json!({}), SWITCH.1).await;
+    reply.expect(400);
+    assert!(reply.description().contains("colour"), "{}", reply.description());
+    patch(json!({"colour": "green"}), SWITCH.1).await.expect(200);
+    assert!(has(&broker.container("i"), "COLOUR=green"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_cannot_override_credentials_or_reserved_names_either() {
+    let yaml =
+        switch_yaml("300s", "").replace("    parameters: {mode: MODE, colour: COLOUR}\n", "");
+    let broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    let client = &broker.client;
+    let path = "/v2/service_instances/i";
+    client.put(path, &client.body_with(&json!({"MODE": "on"}))).await.expect(201);
+    let secret = |container: &str| {
+        let found = environment(container).into_iter().find(|known| known.starts_with("SECRET="));
+        found.expect("the plan's password is in the environment")
+    };
+    let container = broker.container("i");
+    let before = secret(&container);
+    for name in ["SECRET", "LD_PRELOAD", "OSB_ACTION", "DOCKER_HOST", "A-B"] {
+        let body = json!({"service_id": SWITCH.0, "parameters": { name: "x" }});
+        let reply = client.patch(path, &body).await;
+        reply.expect(400);
+        assert!(reply.description().contains(&format!("{name:?}")), "{}", reply.description());
+    }
+    let body = json!({"service_id": SWITCH.0, "parameters": {"NEW": "x"}});
+    client.patch(path, &body).await.expect(200);
+    assert!(has(&container, "NEW=x") && has(&container, "MODE=on"));
+    assert_eq!(secret(&container), before);
+}
