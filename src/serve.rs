@@ -39,6 +39,19 @@ const DOCKER_PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// Whatever keeps the broker from starting.
 pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
+    let signal = async { shutdown::requested().await.context("cannot wait for signals") };
+    serve_until(configuration, signal, |_| {}).await
+}
+
+/// Serves until `stop_requested` gives a reason. Tells `listening` the address of the plain listener.
+///
+/// # Errors
+/// Whatever keeps the broker from starting.
+pub async fn serve_until(
+    configuration: Configuration,
+    stop_requested: impl Future<Output = anyhow::Result<&'static str>> + Send,
+    listening: impl FnOnce(SocketAddr) + Send,
+) -> anyhow::Result<()> {
     let Configuration { settings, catalog } = configuration;
     let data = settings.data_directory.as_path();
     make_private(data)?;
@@ -77,6 +90,9 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         let url = format!("{}://{}", listener.scheme(), listener.address()?);
         tracing::info!(url, "listening");
     }
+    if let Some(plain) = listeners.first() {
+        listening(plain.address()?);
+    }
     let api = Api::new(
         Arc::clone(&broker),
         (&settings.login.username, &password),
@@ -88,7 +104,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
     ];
-    let signal = shutdown::requested().await.context("cannot wait for signals")?;
+    let signal = stop_requested.await?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
     stop.cancel();
     for task in &background {

@@ -10,6 +10,7 @@
 
 mod containers;
 mod convert;
+mod describe;
 mod engine;
 mod error;
 mod images;
@@ -21,6 +22,7 @@ mod registries;
 pub mod spec;
 
 pub use containers::{ContainerFacts, OwnedContainer};
+pub use describe::{DeclaredVolume, ImageDescription};
 pub use engine::{Engine, EngineOptions};
 pub use error::DockerError;
 pub use images::{ImageError, ImageFacts, ImageStatus, Images};
