@@ -148,8 +148,9 @@ async fn an_update_is_no_way_around_the_schema_of_new_instances() {
             properties: {colour: {enum: [red, green]}, mode: {type: string}}
 ";
     // The second plan takes other colours, and has a schema for updates beside it.
-    let update = "        update: {parameters: {properties: {colour: {enum: [green, blue]}}}}\n";
-    let second = format!("{}{update}", extra.replace("[red, green]", "[green, blue]"));
+    let for_updates =
+        "        update: {parameters: {properties: {colour: {enum: [green, blue]}}}}\n";
+    let second = format!("{}{for_updates}", extra.replace("[red, green]", "[green, blue]"));
     let yaml = switch_yaml("300s", extra);
     let (first, others) = yaml.split_once("  - id: switch-second").unwrap();
     let (plan, others) = others.split_once("- id: other-service").unwrap();
@@ -158,7 +159,7 @@ async fn an_update_is_no_way_around_the_schema_of_new_instances() {
     let client = &broker.client;
     let path = "/v2/service_instances/i";
     client.put(path, &client.body_with(&json!({"colour": "red", "mode": "x"}))).await.expect(201);
-    let patch = async |parameters: Value, plan: &str| {
+    let update = async |parameters: Value, plan: &str| {
         let body = json!({"service_id": SWITCH.0, "plan_id": plan, "parameters": parameters});
         client.patch(path, &body).await
     };
@@ -167,20 +168,20 @@ async fn an_update_is_no_way_around_the_schema_of_new_instances() {
         (json!({"colour": null}), "colour"),
         (json!({"shape": "round"}), "shape"),
     ] {
-        let reply = patch(parameters, SWITCH.1).await;
+        let reply = update(parameters, SWITCH.1).await;
         reply.expect(400);
         assert!(reply.description().contains(name), "{}", reply.description());
     }
     // Only what is sent has to fit a schema for updates.
-    patch(json!({"colour": "red"}), "switch-second").await.expect(400);
-    patch(json!({"colour": "blue", "mode": null}), "switch-second").await.expect(200);
+    update(json!({"colour": "red"}), "switch-second").await.expect(400);
+    update(json!({"colour": "blue", "mode": null}), "switch-second").await.expect(200);
     let fetched = client.get(path).await.expect(200);
     assert_eq!(fetched["parameters"], json!({"colour": "blue"}));
     // Back in the first plan the colour that is stored would not fit.
-    let reply = patch(json!({}), SWITCH.1).await;
+    let reply = update(json!({}), SWITCH.1).await;
     reply.expect(400);
     assert!(reply.description().contains("colour"), "{}", reply.description());
-    patch(json!({"colour": "green"}), SWITCH.1).await.expect(200);
+    update(json!({"colour": "green"}), SWITCH.1).await.expect(200);
     assert!(has(&broker.container("i"), "COLOUR=green"));
 }
 

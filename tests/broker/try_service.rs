@@ -112,9 +112,9 @@ async fn a_service_that_does_not_work_is_said_with_the_words_of_its_container() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_try_removes_what_it_made() {
-    let test = "    sanity_test: {parameters: {mode: silent}}\n";
+    let silent = "    sanity_test: {parameters: {mode: silent}}\n";
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), switch_yaml("300s", test)).unwrap();
+    fs::write(file.path(), switch_yaml("300s", silent)).unwrap();
     let (first, _ports) = reserve_ports();
     let mut child = command(&[file.path()], &format!("{first}-{}", first + 99)).spawn().unwrap();
     let name = broker_name(&mut child).await;
