@@ -6,10 +6,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    hook::Turns,
     keys::{KEY_PROOF, StartError, use_first_key},
     recover::Recovery,
     work::Works,
@@ -63,6 +67,9 @@ pub struct Broker {
     pub(super) keys: Arc<Keyring>,
     pub(super) limits: Limits,
     pub(super) works: Arc<Works>,
+    pub(super) turns: Turns,
+    /// A binding that expires was made.
+    pub(super) expiring: Notify,
     pub(super) starts: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
@@ -97,6 +104,8 @@ impl Broker {
             starts: Semaphore::new(limits.max_parallel_starts),
             limits,
             works: Arc::default(),
+            turns: Turns::default(),
+            expiring: Notify::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lost: Mutex::default(),

@@ -15,7 +15,6 @@ use super::{
         Private, SealedDefinition, damaged, open_definition, operation_id, parameter_environment,
         port_map, state_of,
     },
-    last_operation::IN_PROGRESS,
     provision::over_capacity,
 };
 use crate::{
@@ -124,6 +123,13 @@ impl Broker {
         {
             return Ok(Ok(Decision::Join(running.id)));
         }
+        if !rows.list_running_operations_on_bindings(id)?.is_empty() {
+            return Ok(Err(Refusal::Concurrency(
+                "a binding of the service instance is being made or removed; try again when that \
+                 has ended"
+                    .to_owned(),
+            )));
+        }
         let next = match state.on(Event::Update) {
             Transition::To(next) => next,
             Transition::Busy => {
@@ -148,7 +154,10 @@ impl Broker {
             rows.update_instance(&InstanceRow { maintenance: target.maintenance, sealed, ..row })?;
             return Ok(Ok(Decision::Applied));
         }
-        if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan) {
+        let of_catalog = self.catalog.find_plan(&row.plan_id).map(|offer| &*offer.plan);
+        if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan)
+            .and_then(|()| keeps_hooks(&current.plan, of_catalog, &target.definition.plan))
+        {
             return Ok(Err(refusal));
         }
         if target.plan_id != row.plan_id {
@@ -165,13 +174,8 @@ impl Broker {
         };
         rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row.clone() })?;
         let operation = OperationRow {
-            id: operation_id,
-            instance_id: row.id,
-            binding_id: None,
-            kind: "update".to_owned(),
-            state: IN_PROGRESS.to_owned(),
-            description: None,
             sealed: Some(sealed),
+            ..OperationRow::new(operation_id, "update", id, None)
         };
         rows.insert_operation(&operation)?;
         Ok(Ok(Decision::Launch(operation)))
@@ -277,6 +281,18 @@ fn merge(known: &Map<String, Value>, given: Option<&Map<String, Value>>) -> Map<
         }
     }
     merged
+}
+
+/// Credentials that a hook has made can only be revoked by another one.
+fn keeps_hooks(stored: &Plan, of_catalog: Option<&Plan>, to: &Plan) -> Result<(), Refusal> {
+    let binds = |plan: &Plan| plan.lifecycle.bind.is_some();
+    if to.lifecycle.unbind.is_some() || !(binds(stored) || of_catalog.is_some_and(binds)) {
+        return Ok(());
+    }
+    Err(Refusal::Unprocessable(format!(
+        "plan {:?} has no unbind hook, which the bindings of this service instance need",
+        to.name
+    )))
 }
 
 /// Data in a volume that the target plan does not mount would seem lost.
