@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{SWITCH, TestBroker, docker_ok, switch_yaml};
+use crate::support::{SWITCH, TestBroker, docker_ok, redis_yaml, switch_yaml};
 
 /// Environment of a container.
 fn environment(container: &str) -> Vec<String> {
@@ -209,4 +209,37 @@ async fn an_update_cannot_override_credentials_or_reserved_names_either() {
     client.patch(path, &body).await.expect(200);
     assert!(has(&container, "NEW=x") && has(&container, "MODE=on"));
     assert_eq!(secret(&container), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_of_a_bind_are_checked_also_when_the_plan_has_left_the_catalog() {
+    let extra = r"
+    schemas:
+      service_binding:
+        create:
+          parameters: {properties: {role: {enum: [read-only]}}, additionalProperties: false}
+";
+    let yaml = switch_yaml("300s", extra);
+    let mut broker = TestBroker::builder().yaml(yaml, SWITCH.0, SWITCH.1).start().await;
+    broker.client.provision("i").await.expect(201);
+    for offered in [true, false] {
+        if !offered {
+            broker.terminate().await;
+            broker.set_yaml(redis_yaml(""));
+            broker.launch().await;
+            broker.ready().await;
+        }
+        let client = &broker.client;
+        let path = format!("/v2/service_instances/i/service_bindings/{offered}");
+        let mut bind = client.ids_body();
+        for wrong in [json!({"role": "owner"}), json!({"rule": "read-only"})] {
+            bind["parameters"] = wrong;
+            let reply = client.put(&path, &bind).await;
+            reply.expect(400);
+            assert!(reply.description().starts_with("parameters: "), "{}", reply.description());
+        }
+        bind["parameters"] = json!({"role": "read-only"});
+        client.put(&path, &bind).await.expect(201);
+        client.put(&path, &bind).await.expect(200);
+    }
 }
