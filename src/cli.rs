@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{LogFormat, Overrides, parse_duration};
+use crate::config::{LogFormat, Overrides, PortRange, parse_duration};
 
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -19,6 +19,9 @@ Examples:
       A broker by its settings file (docs/configuration.md).
   docker-broker check-config --config broker.yml
       Every problem of a configuration at once; exit code 78 if there are errors.
+  docker-broker new-service redis:7 --output op-redis7.yml
+  docker-broker try op-redis7.yml
+      A service of your own: a file to begin with, and its test (docs/service-authors.md).
   docker-broker convert-ops op-redis32.yml > op-redis32-new.yml
       An ops file of cf-containers-broker for this release; warnings say what changes.
   docker-broker wait --url http://127.0.0.1:8080 --timeout 2m
@@ -51,6 +54,15 @@ pub enum Command {
     /// Take every plan of the running broker through its whole life: provision, bind, connect,
     /// bind again, unbind, deprovision. Exit code 0 only if all of it works.
     SanityTest(SanityTestArgs),
+    /// Seal everything that is stored with the first of the encryption keys, so that the others can
+    /// be removed. The broker must be stopped; its next start would do the same.
+    RotateKeys(ConfigurationArgs),
+    /// Write a service file to begin with, out of an image's ports, volumes, user and environment.
+    /// The image is pulled if it is not here.
+    NewService(NewServiceArgs),
+    /// Run the sanity test of service files: on a broker of its own, with a temporary directory and
+    /// a free range of ports, of which nothing is left.
+    Try(TryArgs),
     /// Print the version.
     Version,
 }
@@ -140,6 +152,45 @@ pub struct SanityTestArgs {
     /// Longest time of one operation.
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub timeout: Duration,
+}
+
+/// Arguments of `new-service`.
+#[derive(Debug, Args)]
+pub struct NewServiceArgs {
+    /// The image, as docker pull takes it.
+    pub image: String,
+    /// Name of the service [default: that of the image with its major version, such as redis7].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File to write; it must not be there yet [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The Docker engine [default: unix:///var/run/docker.sock].
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_url: Option<String>,
+}
+
+/// Arguments of `try`.
+#[derive(Debug, Args)]
+pub struct TryArgs {
+    /// Services: files, directories or globs; BOSH ops files as they are.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Only this service, or this plan of it. May be repeated.
+    #[arg(long, value_name = "SERVICE[/PLAN]")]
+    pub only: Vec<String>,
+    /// Longest time of one operation.
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Host ports for the instances [default: 100 that are free now].
+    #[arg(long, value_name = "FIRST-LAST", value_parser = PortRange::parse)]
+    pub host_ports: Option<PortRange>,
+    /// The Docker engine [default: unix:///var/run/docker.sock].
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_url: Option<String>,
+    /// Level of the broker's log: error, warn, info, debug, or a filter.
+    #[arg(long, default_value = "warn")]
+    pub log_level: String,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,21 +1,24 @@
 //! The `docker-broker` command.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
 };
 
+use anyhow::Context;
 use clap::Parser;
 use docker_broker::{
     api_client::ApiClient,
     catalog,
-    cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME},
+    cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME, NewServiceArgs},
     config::{self, Configuration, Overrides, Severity},
     docker::{Images, PullProgress, prepare_registries},
+    new_service::new_service,
     osb::TlsSource,
-    progress, sanity_test, serve, telemetry, wait,
+    progress, sanity_test, serve, telemetry, try_services, wait,
 };
 
 fn main() -> ExitCode {
@@ -88,6 +91,40 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(EXIT_RUNTIME));
             }
         }
+        Command::RotateKeys(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            start_log(&configuration)?;
+            let done = serve::rotate_keys(&configuration.settings).await?;
+            say(&mut io::stdout(), &done);
+        }
+        Command::NewService(args) => {
+            let docker_url = args.docker_url.clone();
+            let overrides = Overrides { docker_url, ..Overrides::default() };
+            // Without any services: of these there will be one afterwards.
+            let (Some(configuration), _) = config::load(None, &[], &overrides) else {
+                load_from(None, &[], &overrides);
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            };
+            return write_service(&configuration, &args).await;
+        }
+        Command::Try(args) => {
+            let overrides = Overrides {
+                docker_url: args.docker_url.clone(),
+                log_level: Some(args.log_level.clone()),
+                ..Overrides::default()
+            };
+            let Some(configuration) = load_from(None, &args.files, &overrides) else {
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            };
+            start_log(&configuration)?;
+            let test = sanity_test::Options { only: args.only, timeout: args.timeout };
+            let options = try_services::Options { test, host_ports: args.host_ports };
+            let tried =
+                try_services::try_services(configuration, &options, &mut io::stdout()).await?;
+            if !tried {
+                return Ok(ExitCode::from(EXIT_RUNTIME));
+            }
+        }
         Command::Version => {
             say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));
         }
@@ -122,6 +159,29 @@ fn load_from(
 fn start_log(configuration: &Configuration) -> anyhow::Result<()> {
     let settings = &configuration.settings;
     telemetry::start(settings.log_format, &settings.log_level).map_err(anyhow::Error::msg)
+}
+
+async fn write_service(
+    configuration: &Configuration,
+    args: &NewServiceArgs,
+) -> anyhow::Result<ExitCode> {
+    let progress: PullProgress =
+        if io::stderr().is_terminal() { progress::bars() } else { Arc::new(|_, _| {}) };
+    let made = new_service(&configuration.settings, &args.image, args.name.as_deref(), progress);
+    let text = made.await?;
+    let Some(path) = &args.output else {
+        say(&mut io::stdout(), text.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    };
+    // One that is there may have ids that platforms know.
+    let file = File::create_new(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    say(
+        &mut io::stdout(),
+        &format!("wrote {}; read it through where it says CHECK", path.display()),
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn fetch_images(configuration: &Configuration) -> anyhow::Result<ExitCode> {

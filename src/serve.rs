@@ -20,7 +20,7 @@ use crate::{
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, EngineOptions, Images, PullProgress, prepare_registries, registry_problems},
-    lifecycle::{Broker, Limits},
+    lifecycle::{Broker, Limits, Resealed, use_first_key},
     osb::{Api, BoundListener, Server, TlsSource},
     shutdown,
     store::Store,
@@ -39,6 +39,19 @@ const DOCKER_PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// Whatever keeps the broker from starting.
 pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
+    let signal = async { shutdown::requested().await.context("cannot wait for signals") };
+    serve_until(configuration, signal, |_| {}).await
+}
+
+/// Serves until `stop_requested` gives a reason. Tells `listening` the address of the plain listener.
+///
+/// # Errors
+/// Whatever keeps the broker from starting.
+pub async fn serve_until(
+    configuration: Configuration,
+    stop_requested: impl Future<Output = anyhow::Result<&'static str>> + Send,
+    listening: impl FnOnce(SocketAddr) + Send,
+) -> anyhow::Result<()> {
     let Configuration { settings, catalog } = configuration;
     let data = settings.data_directory.as_path();
     make_private(data)?;
@@ -77,6 +90,9 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         let url = format!("{}://{}", listener.scheme(), listener.address()?);
         tracing::info!(url, "listening");
     }
+    if let Some(plain) = listeners.first() {
+        listening(plain.address()?);
+    }
     let api = Api::new(
         Arc::clone(&broker),
         (&settings.login.username, &password),
@@ -89,7 +105,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         tokio::spawn(recover(Arc::clone(&broker))),
         tokio::spawn(expire(Arc::clone(&broker))),
     ];
-    let signal = shutdown::requested().await.context("cannot wait for signals")?;
+    let signal = stop_requested.await?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
     stop.cancel();
     for task in &background {
@@ -100,6 +116,41 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         tracing::warn!("stopped without waiting any longer");
     }
     Ok(())
+}
+
+/// `docker-broker rotate-keys`: seals everything that is stored with the first key. What was done,
+/// for people.
+///
+/// # Errors
+/// When a broker runs on the data directory, when a key is missing, or when something is damaged.
+pub async fn rotate_keys(settings: &Settings) -> anyhow::Result<String> {
+    let data = settings.data_directory.as_path();
+    if settings.encryption_keys.is_empty() {
+        bail!(
+            "no encryption_keys are configured; to leave the generated key, configure a new one \
+             and behind it the text of {}",
+            data.join(KEY_FILE).display()
+        );
+    }
+    if !data.join(crate::store::FILE_NAME).exists() {
+        bail!("there is no store in {}; is this the data directory?", data.display());
+    }
+    let _lock = lock(data).context("a running broker needs no rotate-keys: its start does it")?;
+    let store = Store::open(data)?;
+    let Resealed { resealed, damaged } =
+        use_first_key(&store, &Arc::new(keyring(settings)?)).await?;
+    if !damaged.is_empty() {
+        bail!(
+            "{resealed} secrets were sealed with the first of encryption_keys, but {} are damaged \
+             and were left alone: {}; keep the old keys while there is hope for them",
+            damaged.len(),
+            damaged.join(", ")
+        );
+    }
+    Ok(format!(
+        "{resealed} secrets were sealed again; everything is sealed with the first of \
+         encryption_keys, and the others may be removed"
+    ))
 }
 
 /// dockerd by the settings.

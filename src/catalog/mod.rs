@@ -36,7 +36,7 @@ pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};
 
 /// All services of one configuration, indexed by their ids.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Catalog {
     services: Vec<Arc<Service>>,
     by_plan: HashMap<String, Offer>,

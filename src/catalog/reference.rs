@@ -68,6 +68,12 @@ impl ImageReference {
         &self.name
     }
 
+    /// The tag, if it has no digest.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref().filter(|_| self.digest.is_none())
+    }
+
     /// What a pull has to ask for: the digest when there is one, else the tag.
     #[must_use]
     pub fn tag_or_digest(&self) -> &str {

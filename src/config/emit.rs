@@ -75,7 +75,8 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-fn string(text: &str) -> String {
+/// A text as a YAML scalar.
+pub(crate) fn string(text: &str) -> String {
     let unprintable = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}');
     if is_plain(text) {
         return text.to_owned();

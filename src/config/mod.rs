@@ -22,6 +22,7 @@ mod settings;
 mod uniqueness;
 
 pub use convert::convert_ops;
+pub(crate) use emit::string as yaml_text;
 pub use files::{load, load_services};
 pub use problems::{Problem, Problems, Severity};
 pub use scalars::{parse_duration, parse_size};

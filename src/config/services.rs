@@ -12,7 +12,7 @@ use super::{
 };
 use crate::catalog::{
     ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
-    Service, SyslogDrain, UriShape, is_environment_name,
+    Service, SyslogDrain, UriShape, is_environment_name, is_reserved,
 };
 use crate::credentials;
 
@@ -143,13 +143,18 @@ fn parameters(node: &Node<'_>, no_schemas: bool) -> Parameters {
     let Some(entries) = node.entries("parameters") else {
         return if no_schemas { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
     };
+    let mut seen = BTreeMap::new();
     for (name, variable) in &entries {
-        if !is_environment_name(variable) {
-            node.error(
-                &format!("parameters.{name}"),
-                format!("is {variable:?}, which is no environment variable name"),
-            );
-        }
+        let problem = if !is_environment_name(variable) {
+            format!("is {variable:?}, which is no environment variable name")
+        } else if is_reserved(variable) {
+            format!("is {variable:?}, which is reserved: it would change what runs, not how")
+        } else if let Some(other) = seen.insert(variable, name) {
+            format!("sets {variable}, which parameter {other:?} sets as well")
+        } else {
+            continue;
+        };
+        node.error(&format!("parameters.{name}"), problem);
     }
     Parameters::Declared(entries.into_iter().collect())
 }

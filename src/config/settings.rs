@@ -10,7 +10,7 @@ use super::{
 use crate::catalog::{Catalog, PullPolicy};
 
 /// Everything a broker runs on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Configuration {
     /// The broker's own settings.
     pub settings: Settings,
@@ -38,6 +38,20 @@ pub struct PortRange {
     pub first: u16,
     /// Highest port.
     pub last: u16,
+}
+
+impl PortRange {
+    /// `FIRST-LAST`.
+    ///
+    /// # Errors
+    /// A sentence when `text` is no range.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a range such as \"20000-29999\"");
+        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+        let first = first.trim().parse::<u16>().map_err(|_| wrong())?;
+        let last = last.trim().parse::<u16>().map_err(|_| wrong())?;
+        if first == 0 || first > last { Err(wrong()) } else { Ok(Self { first, last }) }
+    }
 }
 
 /// A registry that needs more than its name. Its `Debug` hides the password.
@@ -303,14 +317,7 @@ fn tls(node: &Node<'_>, listen_address: IpAddr) -> Option<TlsSettings> {
 fn host_ports(node: &Node<'_>) -> PortRange {
     // Below the kernel's ephemeral range, where outgoing connections take theirs.
     const DEFAULT: PortRange = PortRange { first: 20_000, last: 29_999 };
-    let parse = |text: &str| {
-        let wrong = || format!("{text:?} is not a range such as \"20000-29999\"");
-        let (first, last) = text.split_once('-').ok_or_else(wrong)?;
-        let first = first.trim().parse::<u16>().map_err(|_| wrong())?;
-        let last = last.trim().parse::<u16>().map_err(|_| wrong())?;
-        if first == 0 || first > last { Err(wrong()) } else { Ok(PortRange { first, last }) }
-    };
-    let range = node.parsed("host_ports", parse).unwrap_or(DEFAULT);
+    let range = node.parsed("host_ports", PortRange::parse).unwrap_or(DEFAULT);
     if range.last >= 32_768 {
         node.warning("host_ports", "reaches into 32768-60999, from which the kernel takes ports");
     }

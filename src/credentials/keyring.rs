@@ -8,8 +8,9 @@ use hkdf::Hkdf;
 use rand::RngCore;
 use sha2::Sha256;
 
-/// Length of the key's fingerprint and of the nonce in front of each ciphertext.
-const FINGERPRINT_BYTES: usize = 8;
+/// Length of the key's fingerprint, with which each sealed value begins.
+pub const FINGERPRINT_BYTES: usize = 8;
+/// Length of the nonce, which comes next.
 const NONCE_BYTES: usize = 12;
 
 /// What can go wrong with secrets at rest.
@@ -80,6 +81,28 @@ impl Keyring {
             .encrypt(Nonce::from_slice(&nonce), payload)
             .map_err(|_| KeyError::Encrypt)?;
         Ok([&key.fingerprint[..], &nonce, &ciphertext].concat())
+    }
+
+    /// With what everything begins that the first key sealed.
+    ///
+    /// # Errors
+    /// [`KeyError::NoKey`], which cannot be.
+    pub fn first_fingerprint(&self) -> Result<[u8; FINGERPRINT_BYTES], KeyError> {
+        self.0.first().map(|key| key.fingerprint).ok_or(KeyError::NoKey)
+    }
+
+    /// Whether one of the keys sealed what begins like this.
+    #[must_use]
+    pub fn knows(&self, fingerprint: &[u8]) -> bool {
+        self.0.iter().any(|key| key.fingerprint == fingerprint)
+    }
+
+    /// Seals anew, with the first key, what any of them sealed for the same place.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`] and [`Keyring::seal`].
+    pub fn reseal(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.seal(place, &self.open(place, sealed)?)
     }
 
     /// Decrypts what [`Keyring::seal`] made for the same place.

@@ -13,7 +13,7 @@ mod tokens;
 
 pub use binding::{Facts, binding_document};
 pub use instance::{BindingSecrets, InstanceSecrets};
-pub use keyring::{KeyError, Keyring};
+pub use keyring::{FINGERPRINT_BYTES, KeyError, Keyring};
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};
 pub use tokens::Tokens;

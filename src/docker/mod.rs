@@ -10,6 +10,7 @@
 
 mod containers;
 mod convert;
+mod describe;
 mod engine;
 mod error;
 mod exec;
@@ -22,6 +23,7 @@ mod registries;
 pub mod spec;
 
 pub use containers::{ContainerFacts, OwnedContainer};
+pub use describe::{DeclaredVolume, ImageDescription};
 pub use engine::{Engine, EngineOptions};
 pub use error::DockerError;
 pub use exec::{Ended, Program, Ran};

@@ -184,6 +184,27 @@ impl Networks {
     }
 }
 
+impl Engine {
+    /// Removes every container and network of this broker, whatever instance they belong to: for
+    /// brokers that do not outlive their test.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn remove_everything(&self) -> Result<(), DockerError> {
+        for container in self.list_owned().await? {
+            self.remove_own(&container.name).await?;
+        }
+        for Bridge { id, name, .. } in self.networks.list(self).await? {
+            let request = async |docker: &bollard::Docker| match docker.remove_network(&id).await {
+                Err(error) if status(&error) == Some(404) => Ok(()),
+                other => other,
+            };
+            self.call("remove", &format!("network {name}"), SLOW, request).await?;
+        }
+        Ok(())
+    }
+}
+
 /// How many containers a network takes: no more than its subnet has addresses.
 fn capacity(ipam: Option<&Ipam>, limit: usize) -> usize {
     let configs = ipam.and_then(|ipam| ipam.config.as_ref());

@@ -45,7 +45,6 @@ impl Broker {
     /// # Errors
     /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
     pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Bound, Refusal> {
-        self.check_bind_parameters(&request)?;
         self.look_for(&request.instance_id).await?;
         let broker = Arc::clone(self);
         let accepts_incomplete = request.accepts_incomplete;
@@ -179,20 +178,6 @@ impl Broker {
         Ok(Bound::Document(Sealed::open(&self.keys, &row)?.into_document(created)))
     }
 
-    fn check_bind_parameters(&self, request: &BindRequest) -> Result<(), Refusal> {
-        // The plan of an instance may have left the catalog; then there is no schema to check.
-        let Some(offer) = self.catalog.find_plan(&request.plan_id) else { return Ok(()) };
-        let problems = match &offer.plan.schemas.bind {
-            Some(schema) => schema.problems(&request.parameters),
-            None => Vec::new(),
-        };
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Refusal::Invalid(format!("parameters: {}", problems.join("; "))))
-        }
-    }
-
     /// The instance, if it exists, can be bound and is in a state for it.
     fn bindable(
         &self,
@@ -245,6 +230,16 @@ impl Broker {
             Ok(plan) => plan,
             Err(error) => return Ok(Err(error.into())),
         };
+        // The predecessor's were checked when it was made.
+        if wanted.predecessor.is_none()
+            && let Some(schema) = &plan.schemas.bind
+        {
+            let problems = schema.problems(&wanted.parameters);
+            if !problems.is_empty() {
+                let text = format!("parameters: {}", problems.join("; "));
+                return Ok(Err(Refusal::Invalid(text)));
+            }
+        }
         let hooked = plan.lifecycle.bind.is_some();
         let lifetime_seconds =
             plan.binding_lifetime.and_then(|lifetime| i64::try_from(lifetime.as_secs()).ok());

@@ -12,19 +12,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{hook::Turns, recover::Recovery, work::Works};
+use super::{
+    hook::Turns,
+    keys::{KEY_PROOF, StartError, use_first_key},
+    recover::Recovery,
+    work::Works,
+};
 use crate::{
     catalog::Catalog,
     config::PortRange,
-    credentials::{KeyError, Keyring},
+    credentials::Keyring,
     disk::Disk,
     docker::{Engine, Images},
-    store::{Store, StoreError},
+    store::Store,
     telemetry::Chain,
 };
-
-/// Where the store keeps proof of the encryption key.
-const KEY_PROOF: &str = "key proof";
 
 /// Numbers and names that rule operations.
 #[derive(Debug, Clone)]
@@ -39,23 +41,6 @@ pub struct Limits {
     pub max_parallel_starts: usize,
     /// How long an operation waits for a dockerd that does not answer.
     pub operation_timeout: Duration,
-}
-
-/// A broker that cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store.
-    #[error("cannot use the store")]
-    Store(#[from] StoreError),
-    /// The key is not the one that the store was written with.
-    #[error(
-        "the store was encrypted with another key; put the key that was used before among \
-         encryption_keys (nothing was changed)"
-    )]
-    WrongKey(#[source] KeyError),
-    /// The key does not work.
-    #[error("cannot encrypt")]
-    Key(#[from] KeyError),
 }
 
 /// Health, for `/readyz` and for people.
@@ -79,7 +64,7 @@ pub struct Broker {
     pub(super) docker: Arc<Engine>,
     pub(super) images: Arc<Images>,
     pub(super) disk: Disk,
-    pub(super) keys: Keyring,
+    pub(super) keys: Arc<Keyring>,
     pub(super) limits: Limits,
     pub(super) works: Arc<Works>,
     pub(super) turns: Turns,
@@ -94,10 +79,10 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Puts the rooms together and makes sure that the key is the store's.
+    /// Puts the rooms together, and makes sure that the first key is the one that seals the store.
     ///
     /// # Errors
-    /// [`StartError`]. Nothing was changed then.
+    /// [`StartError`].
     pub async fn new(
         catalog: Catalog,
         store: Store,
@@ -107,7 +92,8 @@ impl Broker {
         keys: Keyring,
         limits: Limits,
     ) -> Result<Self, StartError> {
-        prove_key(&store, &keys).await?;
+        let keys = Arc::new(keys);
+        use_first_key(&store, &keys).await?;
         Ok(Self {
             catalog,
             store,
@@ -178,22 +164,5 @@ impl Broker {
         if timeout(limit, self.tasks.wait()).await.is_err() {
             tracing::warn!("operations were under way; they go on at the next start");
         }
-    }
-}
-
-async fn prove_key(store: &Store, keys: &Keyring) -> Result<(), StartError> {
-    let proof = keys.seal(KEY_PROOF, KEY_PROOF.as_bytes())?;
-    let known = store
-        .write(move |rows| {
-            let known = rows.find_meta(KEY_PROOF)?;
-            if known.is_none() {
-                rows.set_meta(KEY_PROOF, &proof)?;
-            }
-            Ok(Ok::<_, ()>(known))
-        })
-        .await?;
-    match known {
-        Ok(Some(known)) => keys.open(KEY_PROOF, &known).map(|_| ()).map_err(StartError::WrongKey),
-        Ok(None) | Err(()) => Ok(()),
     }
 }

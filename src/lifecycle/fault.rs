@@ -40,11 +40,12 @@ pub enum Step {
     UnbindAccepted,
     UnbindHooked,
     UnbindCommitted,
+    KeysChanging,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ProvisionAccepted,
         Self::ProvisionImage,
         Self::ProvisionDirectories,
@@ -78,6 +79,7 @@ impl Step {
         Self::UnbindAccepted,
         Self::UnbindHooked,
         Self::UnbindCommitted,
+        Self::KeysChanging,
     ];
 
     /// Name in the environment variable, for example `ProvisionCreated`.

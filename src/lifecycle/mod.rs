@@ -30,6 +30,7 @@ mod fetch;
 mod hook;
 mod hook_input;
 mod instance;
+mod keys;
 mod last_operation;
 mod provision;
 mod recover;
@@ -41,8 +42,9 @@ mod unbind;
 mod update;
 mod work;
 
-pub use broker::{Broker, Limits, StartError, Status};
+pub use broker::{Broker, Limits, Status};
 pub use error::{InternalError, Refusal};
+pub use keys::{Resealed, StartError, use_first_key};
 pub use last_operation::Progress;
 pub use recover::Recovery;
 pub use requests::{

@@ -18,7 +18,7 @@ use super::{
     provision::over_capacity,
 };
 use crate::{
-    catalog::{ContainerPort, Definition, Offer, Plan},
+    catalog::{ContainerPort, Definition, Offer, Plan, Schemas},
     credentials::{InstanceSecrets, Keyring},
     store::{InstanceRow, OperationRow, PortRow, RowError, Rows},
 };
@@ -210,13 +210,9 @@ impl Broker {
         let definition = offer.map_or_else(|| current.clone(), Definition::from);
         let plan = &definition.plan;
         Self::check_maintenance(plan, request.maintenance_version.as_deref())?;
-        if let (Some(schema), Some(given)) = (&plan.schemas.update, &request.parameters) {
-            let problems = schema.problems(given);
-            if !problems.is_empty() {
-                return Err(Refusal::Invalid(format!("parameters: {}", problems.join("; "))));
-            }
-        }
-        let parameters = merge(&private.parameters, request.parameters.as_ref());
+        let given = request.parameters.as_ref();
+        let parameters = merge(&private.parameters, given);
+        check_schema(&plan.schemas, given, &parameters, changes_plan)?;
         parameter_environment(plan, &parameters)?;
         // Without a reason to change the container it stays as it is, also when the operator has
         // changed the plan since: that is what a maintenance version is for.
@@ -241,6 +237,27 @@ impl Broker {
             changes,
         })
     }
+}
+
+/// What was sent has to fit the schema for updates. Without one what comes of it has to fit the
+/// schema for new instances, or an update would be the way around that.
+fn check_schema(
+    schemas: &Schemas,
+    given: Option<&Map<String, Value>>,
+    merged: &Map<String, Value>,
+    changes_plan: bool,
+) -> Result<(), Refusal> {
+    let problems = match (&schemas.update, &schemas.create, given) {
+        (Some(update), _, Some(given)) => update.problems(given),
+        (None, Some(create), given) if changes_plan || given.is_some_and(|map| !map.is_empty()) => {
+            create.problems(merged)
+        }
+        _ => return Ok(()),
+    };
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("parameters: {}", problems.join("; "))))
 }
 
 /// The OSB context of an update replaces that of the instance; organization and space stay.

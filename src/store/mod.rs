@@ -23,6 +23,7 @@ mod instances;
 mod migrations;
 mod operations;
 mod ports;
+mod sealed;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use bindings::BindingRow;
 pub use instances::InstanceRow;
 pub use operations::{OperationRow, TOMBSTONE_DAYS};
 pub use ports::PortRow;
+pub use sealed::{SEALED, SealedColumn, SealedValue};
 
 use worker::Worker;
 

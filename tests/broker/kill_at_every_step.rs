@@ -1,11 +1,14 @@
 //! The broker is killed (SIGKILL, by itself, at a named step) and started again: every operation
 //! goes on or has failed cleanly, nothing is left over, and other instances are untouched.
 
+use std::process::Command;
+
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::json;
 
 use crate::support::{
-    HOOKED, REDIS, Redis, TestBroker, docker_ok, eventually, hooked_yaml, redis_yaml, users,
+    HOOKED, REDIS, Redis, TestBroker, docker_broker, docker_ok, eventually, hooked_yaml,
+    redis_yaml, users,
 };
 
 /// A plan whose process ends at once, in the service of the quick redis.
@@ -253,6 +256,55 @@ async fn unbind_is_whole_after(step: Step) {
     only_the_other_is_left(&broker, &other).await;
 }
 
+async fn a_change_of_keys_goes_on_after(step: Step) {
+    let (old, new) = ("the-old-key-of-this-test", "the-new-key-of-this-test");
+    let setting = |keys: &str| format!("encryption_keys: [{keys}]");
+    let builder = TestBroker::builder().yaml(yaml(), REDIS.0, REDIS.1).setting(setting(old));
+    let mut broker = builder.start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    // An update that the next start has to take up again.
+    arm(&mut broker, Step::UpdateAccepted).await;
+    let body = json!({ "service_id": REDIS.0, "plan_id": REDIS.2 });
+    send(&broker, http::Method::PATCH, "/v2/service_instances/r1?accepts_incomplete=true", &body)
+        .await;
+    assert!(!broker.ended().await, "it dies by a signal");
+    let file = broker.settings_file();
+    let settings = std::fs::read_to_string(&file).unwrap();
+    let file = file.to_str().unwrap();
+    let give = |keys: &str| std::fs::write(file, settings.replace(old, keys)).unwrap();
+    let rotate = ["rotate-keys", "--config", file];
+    let both = format!("{new}, {old}");
+    give(&both);
+    let killed = Command::new(env!("CARGO_BIN_EXE_docker-broker"))
+        .args(rotate)
+        .env(VARIABLE, step.name())
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None, "{killed:?}");
+    // Some are sealed with the new key now and some with the old one: neither alone will do.
+    for lone in [old, new] {
+        give(lone);
+        let refused = docker_broker(&rotate);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("(nothing was changed)"), "{refused:?}");
+    }
+    broker.builder = broker.builder.clone().setting(setting(&both));
+    broker.set_environment(VARIABLE, None);
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(broker.client.poll("r1").await.0, "succeeded");
+    broker.terminate().await;
+    broker.builder = broker.builder.clone().setting(setting(new));
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("PING").await, "+PONG");
+    let again = Redis::of(&broker.client.bind("r1", "b1").await.expect(200));
+    assert_eq!(again.expect("PING").await, "+PONG");
+    let fetched = broker.client.get("/v2/service_instances/r1").await.expect(200);
+    assert_eq!(fetched["plan_id"], REDIS.2);
+}
+
 /// One test per step, and the list of all of them.
 macro_rules! killed {
     ($($test:ident: $survives:ident($step:ident),)*) => {
@@ -300,6 +352,7 @@ killed! {
     an_unbind_goes_on_when_the_broker_dies_with_its_hook_run: hooked_unbind_goes_on_after(UnbindHooked),
     a_binding_is_whole_when_the_broker_dies_after_its_commit: bind_is_whole_after(BindCommitted),
     an_unbind_is_whole_when_the_broker_dies_after_its_commit: unbind_is_whole_after(UnbindCommitted),
+    a_change_of_keys_goes_on_when_the_process_dies_in_the_middle: a_change_of_keys_goes_on_after(KeysChanging),
 }
 
 #[test]

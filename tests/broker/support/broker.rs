@@ -55,7 +55,7 @@ const PORTS: u32 = 200;
 
 /// Brokers run side by side on one host, in several processes, so each takes a range of ports that
 /// no other has: whoever holds the socket of that name has the range. Its first port.
-fn reserve_ports() -> (u32, UnixListener) {
+pub(crate) fn reserve_ports() -> (u32, UnixListener) {
     let ranges = 12_000 / PORTS;
     let start = rand::rng().random_range(0..ranges);
     (0..ranges)
