@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::{container, node::Node, sanity_test::sanity_test};
+use super::{
+    container,
+    lifecycle::{binding_lifetime, lifecycle},
+    node::Node,
+    sanity_test::sanity_test,
+};
 use crate::catalog::{
     ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
     Service, SyslogDrain, UriShape, is_environment_name,
@@ -64,6 +69,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         node.error("container", "is missing; it is required");
     }
     let credentials = credentials(&node);
+    let lifecycle = lifecycle(&node);
     let plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
@@ -72,7 +78,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         metadata: node.json_object("metadata"),
         bindable: node.boolean("bindable"),
         plan_updateable: node.boolean("plan_updateable"),
-        binding_rotatable: node.boolean("binding_rotatable").unwrap_or(false),
+        binding_rotatable: node.boolean("binding_rotatable").unwrap_or_else(|| lifecycle.binds()),
         max_instances: node
             .integer("max_containers", 0, u64::from(u32::MAX))
             .and_then(|max| u32::try_from(max).ok()),
@@ -83,6 +89,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         container: container_node.map_or_else(container::placeholder, container::container),
         credentials,
         syslog_drain: syslog_drain(&node, drains),
+        binding_lifetime: binding_lifetime(&node, &lifecycle),
+        lifecycle,
         sanity_test: sanity_test(&node),
     };
     check_name(&node, &plan.name);

@@ -22,6 +22,8 @@ mod deprovision;
 mod disk_full;
 mod dockerd_away;
 mod headers;
+mod hooks;
+mod hooks_unbind;
 mod https;
 mod ids;
 mod images;
