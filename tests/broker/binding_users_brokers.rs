@@ -1,5 +1,7 @@
 //! Users of bindings of the message brokers: rabbitmq4 and nats2.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -13,6 +15,9 @@ use crate::{
     },
     support::{Amqp, Client, PATIENCE, Reply, TestBroker, eventually},
 };
+
+/// Longest time for an answer of the management API.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// A request to the management API of a rabbitmq.
 async fn api(
@@ -35,7 +40,10 @@ async fn api(
     };
     let authorization = client.authorization();
     let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
-    client.raw(method, &format!("/api/{path}"), &headers, body.to_string()).await
+    let path = format!("/api/{path}");
+    // A restarted server may leave a question without an answer.
+    let asked = client.raw(method, &path, &headers, body.to_string());
+    tokio::time::timeout(ANSWER, asked).await.map_err(|_| "no answer in time".to_owned())?
 }
 
 /// Whether the management API takes these credentials.
