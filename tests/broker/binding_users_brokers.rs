@@ -11,7 +11,8 @@ use tokio::{
 
 use crate::{
     binding_users::{
-        bind, environment, instance_of, restart, rotates_without_a_gap, text, with_password_of,
+        bind, environment, hooks_can_be_repeated, instance_of, restart, rotates_without_a_gap,
+        text, with_password_of,
     },
     support::{Amqp, Client, PATIENCE, Reply, TestBroker, eventually},
 };
@@ -174,4 +175,10 @@ async fn bindings_of_nats2_are_users_that_are_revoked_alone_and_outlive_a_restar
     heard(&mut second, "never").await.expect_err("the connection is closed");
     third.write_all(b"PING\r\n").await.unwrap();
     heard(&mut third, "PONG").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_nats2_can_be_repeated_by_a_broker_that_was_killed_after_them() {
+    hooks_can_be_repeated("op-nats2.yml", async |credentials| nats(&credentials).await.map(drop))
+        .await;
 }
