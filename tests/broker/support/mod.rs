@@ -17,9 +17,8 @@ mod registry;
 mod services;
 mod session;
 
-pub(crate) use broker::{Builder, TestBroker, reserve_ports};
 pub(crate) use amqp::Amqp;
-pub(crate) use broker::{Builder, TestBroker};
+pub(crate) use broker::{Builder, TestBroker, reserve_ports};
 pub(crate) use client::{Client, Reply};
 pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platform, Tls};
 pub(crate) use command::{Finished, docker_broker};
