@@ -14,6 +14,7 @@
 
 pub mod api_client;
 pub mod catalog;
+pub mod certificates;
 pub mod cli;
 pub mod cloud_foundry;
 pub mod config;

@@ -53,6 +53,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
     let images = Arc::new(Images::new(Arc::clone(&engine), &settings, &catalog, progress));
     let limits = Limits {
         external_host: settings.external_host.clone(),
+        service_tls: settings.service_tls.clone(),
         host_ports: settings.host_ports,
         max_instances: settings.max_containers,
         max_parallel_starts: settings.max_parallel_starts,
@@ -87,6 +88,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
     let background = [
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
+        tokio::spawn(keep_certificates(Arc::clone(&broker))),
     ];
     let signal = shutdown::requested().await.context("cannot wait for signals")?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
@@ -136,6 +138,10 @@ async fn recover(broker: Arc<Broker>) {
     if let Err(error) = broker.recover().await {
         tracing::error!(error = %Chain(&error), "recovery failed; start the broker again");
     }
+}
+
+async fn keep_certificates(broker: Arc<Broker>) {
+    broker.keep_certificates().await;
 }
 
 async fn listeners(

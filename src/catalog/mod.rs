@@ -14,6 +14,7 @@ mod parameters;
 mod plan;
 mod reference;
 mod schema;
+mod tls;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -32,6 +33,7 @@ pub use plan::{
 };
 pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};
+pub use tls::{Reload, ServiceTls, TLS_VARIABLE};
 
 /// All services of one configuration, indexed by their ids.
 #[derive(Debug, Default)]

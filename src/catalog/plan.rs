@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerPlan, ContainerPort, Exchange, Parameters, Schemas};
+use super::{ContainerPlan, ContainerPort, Exchange, Parameters, Schemas, ServiceTls};
 
 /// A service offering.
 #[derive(Debug, Clone)]
@@ -66,6 +66,9 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Where logs may be drained to.
     pub syslog_drain: Option<SyslogDrain>,
+    /// How its containers speak TLS, if they can.
+    #[serde(default)]
+    pub tls: Option<ServiceTls>,
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::{container, node::Node, sanity_test::sanity_test};
+use super::{container, node::Node, sanity_test::sanity_test, service_tls};
 use crate::catalog::{
-    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
+    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck, Schema, Schemas,
     Service, SyslogDrain, UriShape, is_environment_name,
 };
 use crate::credentials;
@@ -64,6 +64,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         node.error("container", "is missing; it is required");
     }
     let credentials = credentials(&node);
+    let container = container_node.map_or_else(container::placeholder, container::container);
     let plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
@@ -80,7 +81,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         maximum_polling_duration_seconds: node.integer("maximum_polling_duration", 1, 604_800),
         parameters: parameters(&node, schemas.is_empty()),
         schemas,
-        container: container_node.map_or_else(container::placeholder, container::container),
+        tls: service_tls::plan(&node, &container),
+        container,
         credentials,
         syslog_drain: syslog_drain(&node, drains),
         sanity_test: sanity_test(&node),
@@ -88,6 +90,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);
+    check_tls(&node, &plan);
     node.finish();
     plan
 }
@@ -226,6 +229,20 @@ fn check_ports(node: &Node<'_>, plan: &Plan) {
     for (key, port) in named {
         if let Some(port) = port.filter(|port| !published.contains(port)) {
             node.error(key, format!("is {port}, which is not among container.expose_ports"));
+        }
+    }
+}
+
+/// Checks within TLS are for plans that have it.
+fn check_tls(node: &Node<'_>, plan: &Plan) {
+    let ready = match &plan.container.readiness.check {
+        ReadinessCheck::Exchange(exchange) => exchange.tls,
+        _ => false,
+    };
+    let tested = plan.sanity_test.exchange.as_ref().is_some_and(|exchange| exchange.tls);
+    for (key, asked) in [("container.readiness.tls", ready), ("sanity_test.tls", tested)] {
+        if asked && plan.tls.is_none() && !node.has("tls") {
+            node.error(key, "is true, but the plan has no tls");
         }
     }
 }

@@ -228,6 +228,7 @@ impl Broker {
                 secrets: &private.secrets,
                 instance_id: &row.id,
                 binding_id,
+                ca_certificate: self.ca_certificate(&private)?,
             };
             let document = binding_document(&plan, &facts)
                 .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))?;
@@ -238,11 +239,11 @@ impl Broker {
                 predecessor: wanted.predecessor,
             };
             let bytes = sealed.seal(&self.keys, &row.id, binding_id)?;
-            Ok::<_, InternalError>((sealed, bytes))
+            Ok::<_, Refusal>((sealed, bytes))
         })();
         let (sealed, bytes) = match made {
             Ok(made) => made,
-            Err(error) => return Ok(Err(error.into())),
+            Err(refusal) => return Ok(Err(refusal)),
         };
         rows.insert_binding(&BindingRow {
             instance_id: row.id.clone(),

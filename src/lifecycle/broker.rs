@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{recover::Recovery, work::Works};
 use crate::{
     catalog::Catalog,
-    config::PortRange,
+    config::{PortRange, ServiceTlsSettings},
     credentials::{KeyError, Keyring},
     disk::Disk,
     docker::{Engine, Images},
@@ -28,6 +28,8 @@ const KEY_PROOF: &str = "key proof";
 pub struct Limits {
     /// Host that bindings name.
     pub external_host: String,
+    /// The CA of instances' certificates, if they are to speak TLS.
+    pub service_tls: Option<ServiceTlsSettings>,
     /// Host ports that instances may get.
     pub host_ports: PortRange,
     /// Most instances in all; 0: no limit.

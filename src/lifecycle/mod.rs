@@ -19,6 +19,7 @@
 
 mod bind;
 mod broker;
+mod certificates;
 mod container;
 mod deprovision;
 mod error;

@@ -122,6 +122,7 @@ impl Broker {
                 parameters: request.parameters.clone(),
                 context: request.context.clone(),
                 former_plans: Vec::new(),
+                tls: plan.tls.is_some() && broker.limits.service_tls.is_some(),
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
                 Ok(sealed) => sealed,

@@ -1,0 +1,243 @@
+//! Certificates of instances: made with the instance, renewed while it is in use.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Broker, InstanceState, Recovery, Refusal,
+    error::{Failure, InternalError},
+    instance::{Instance, Private},
+    retry::pause_for,
+    work::Context,
+};
+use crate::{
+    catalog::{Plan, Reload, ServiceTls},
+    certificates::Leaf,
+    credentials::redact,
+    disk::{CertificateFiles, Disk, DiskError, Installed},
+    telemetry::Chain,
+};
+
+/// Longest time for a script that makes a service take its new certificate.
+const RELOAD: Duration = Duration::from_mins(1);
+
+impl Broker {
+    /// What clients of an instance have to trust; `None` when it does without TLS.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the operator has taken the CA away.
+    pub(super) fn ca_certificate(&self, private: &Private) -> Result<Option<&str>, Refusal> {
+        match &self.limits.service_tls {
+            _ if !private.tls => Ok(None),
+            Some(settings) => Ok(Some(settings.authority.bundle())),
+            None => Err(Refusal::Unprocessable(
+                "the service instance speaks TLS, but its CA is not in the broker's configuration \
+                 any more; ask the operator"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// Makes sure that an instance with TLS has a certificate that is good for a while.
+    pub(super) async fn ensure_certificate(&self, instance: &Instance) -> Result<(), Failure> {
+        let Some(tls) = tls_of(instance) else { return Ok(()) };
+        let name = instance.row.name.clone();
+        let installed = self.on_disk(move |disk| disk.installed_certificate(&name)).await?;
+        let Some(settings) = &self.limits.service_tls else {
+            return match installed {
+                // It lasts as long as it lasts; the log has said so.
+                Some(_) => Ok(()),
+                None => Err(Failure::because(
+                    "it needs a TLS certificate, but service_tls is not configured",
+                )),
+            };
+        };
+        let mut names = self.names_of(instance);
+        let now = SystemTime::now();
+        let reason = match &installed {
+            None => Some("there is none"),
+            Some(Installed { ca, certificate }) => settings.authority.reason_to_renew(
+                ca,
+                certificate,
+                &names,
+                settings.renew_before,
+                now,
+            ),
+        };
+        let Some(reason) = reason else { return Ok(()) };
+        // Bindings that exist go on naming the host of their time.
+        let former = installed.and_then(|installed| Leaf::parse(&installed.certificate));
+        for name in former.into_iter().flat_map(|leaf| leaf.names) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let authority = Arc::clone(&settings.authority);
+        let issued = authority
+            .issue(&names, settings.lifetime, now)
+            .map_err(|error| Failure::because(format!("TLS: {error}")))?;
+        let not_after = Leaf::parse(&issued.certificate).map(|leaf| leaf.not_after);
+        let days = not_after.and_then(|end| end.duration_since(now).ok());
+        tracing::info!(
+            instance.id = instance.row.id,
+            reason,
+            days = days.map(|left| left.as_secs() / 86_400),
+            "a TLS certificate was made"
+        );
+        let (name, owner, mode) = (instance.row.name.clone(), tls.owner, tls.mode);
+        // A container that is yet to be made starts with it.
+        let in_use = instance.state != InstanceState::Provisioning;
+        self.on_disk(move |disk| {
+            let files = CertificateFiles {
+                ca: authority.bundle(),
+                certificate: &issued.certificate,
+                private_key: &issued.private_key,
+                owner,
+                mode,
+                in_use,
+            };
+            disk.install_certificate(&name, files)
+        })
+        .await
+    }
+
+    /// Hosts that bindings of an instance name.
+    fn names_of(&self, instance: &Instance) -> Vec<String> {
+        let offered = self.catalog.find_plan(&instance.row.plan_id).map(|offer| &*offer.plan);
+        let plans: [Option<&Plan>; 2] = [offered, Some(&instance.definition.plan)];
+        let fixed = plans.into_iter().flatten().filter_map(|plan| plan.credentials.hostname.clone());
+        let mut names = vec![self.limits.external_host.clone()];
+        for name in fixed {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let disk = self.disk.clone();
+        let done = tokio::task::spawn_blocking(move || work(&disk)).await;
+        Ok(done.map_err(|_| InternalError::Panic)??)
+    }
+
+    /// Renews certificates until the broker stops. Begins when recovery is done.
+    pub async fn keep_certificates(&self) {
+        let mut recovery = self.recovery.subscribe();
+        // An error means that the broker is gone.
+        if recovery.wait_for(|now| matches!(now, Recovery::Done { .. })).await.is_err() {
+            return;
+        }
+        let Some(settings) = &self.limits.service_tls else {
+            return self.report_unattended().await;
+        };
+        loop {
+            match self.store.read(|rows| rows.list_instance_ids()).await {
+                Ok(ids) => {
+                    for id in ids {
+                        self.keep_certificate(&id).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "certificates cannot be looked at");
+                }
+            }
+            if pause_for(&self.stopping, settings.check_interval).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn keep_certificate(&self, id: &str) {
+        match self.renew(id).await {
+            Ok(()) | Err(Failure::Interrupted) => {}
+            Err(Failure::Failed { public, cause }) => tracing::error!(
+                instance.id = id,
+                reason = public,
+                error = cause.map_or_else(String::new, |cause| Chain(&cause).to_string()),
+                "a TLS certificate could not be renewed; it is tried again"
+            ),
+        }
+    }
+
+    async fn renew(&self, id: &str) -> Result<(), Failure> {
+        let cancel = self.stopping.child_token();
+        // An operation that runs already is not disturbed; the next look is soon enough.
+        let Some(_hold) = self.works.hold(id, cancel.clone()) else { return Ok(()) };
+        let Some(instance) = self.find(id).await? else { return Ok(()) };
+        let Some(tls) = tls_of(&instance).filter(|_| instance.state.is_usable()) else {
+            return Ok(());
+        };
+        self.ensure_certificate(&instance).await?;
+        let name = instance.row.name.clone();
+        if !self.on_disk(move |disk| disk.is_reload_pending(&name)).await? {
+            return Ok(());
+        }
+        let container = self.container_name(&instance.row.name);
+        let found = self.docker.inspect(&container).await?;
+        if !found.is_some_and(|facts| facts.running) {
+            // It takes the new certificate when it starts; until then there is nobody to tell.
+            return Ok(());
+        }
+        let context = Context::unattended(cancel, Instant::now() + RELOAD);
+        self.reload(&instance, &tls.reload, &container, &context).await?;
+        tracing::info!(instance.id = id, "the service has taken its new TLS certificate");
+        let name = instance.row.name.clone();
+        self.on_disk(move |disk| disk.clear_reload(&name)).await
+    }
+
+    async fn reload(
+        &self,
+        instance: &Instance,
+        how: &Reload,
+        container: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        match how {
+            Reload::Signal(signal) => Ok(self.docker.signal(container, signal).await?),
+            Reload::Restart => {
+                let grace = instance.definition.plan.container.stop_timeout;
+                self.docker.stop(container, grace).await?;
+                self.docker.start(container).await?;
+                self.wait_until_ready(instance, context).await
+            }
+            Reload::Script(script) => {
+                let command = ["/bin/sh", "-c", script].map(str::to_owned);
+                let (code, output) = self.docker.exec(container, &command, &[], RELOAD).await?;
+                if code == 0 {
+                    return Ok(());
+                }
+                let clean = redact(&output, instance.private.secrets.values());
+                let last = clean.trim().lines().last().unwrap_or("it printed nothing").to_owned();
+                Err(Failure::because(format!("tls.reload ended with exit code {code}: {last}")))
+            }
+        }
+    }
+
+    /// Says which certificates nobody renews, because the operator has taken the CA away.
+    async fn report_unattended(&self) {
+        let Ok(ids) = self.store.read(|rows| rows.list_instance_ids()).await else { return };
+        for id in ids {
+            if let Ok(Some(instance)) = self.find(&id).await
+                && tls_of(&instance).is_some()
+            {
+                tracing::error!(
+                    instance.id = id,
+                    "its TLS certificate is not renewed: service_tls is not configured any more"
+                );
+            }
+        }
+    }
+}
+
+/// How an instance speaks TLS, if it does.
+pub(super) fn tls_of(instance: &Instance) -> Option<&ServiceTls> {
+    instance.definition.plan.tls.as_ref().filter(|_| instance.private.tls)
+}
