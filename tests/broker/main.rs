@@ -35,5 +35,7 @@ mod recovery;
 mod registrar;
 mod registrar_faults;
 mod sanity_test;
+mod service_tls;
+mod service_tls_settings;
 mod shipped_services;
 mod update;

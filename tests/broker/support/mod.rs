@@ -13,6 +13,7 @@ mod redis;
 mod registrar;
 mod registry;
 mod services;
+mod tls;
 
 pub(crate) use broker::{Builder, TestBroker};
 pub(crate) use client::{Client, Reply};
@@ -28,6 +29,7 @@ pub(crate) use registry::{PASSWORD, Registry, USERNAME};
 pub(crate) use services::{
     REDIS, SWITCH, busybox_service, plan_of, redis_yaml, service_file, switch_yaml,
 };
+pub(crate) use tls::{Ca, Session, client, shown_certificate};
 
 use std::{future::Future, time::Duration};
 
