@@ -9,11 +9,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{
-    Leaf,
-    key::CaKey,
-    leaf::not_after,
-};
+use super::{Leaf, key::CaKey, leaf::not_after};
 
 /// Certificates begin to be valid a little earlier, for clients whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
@@ -213,4 +209,100 @@ fn pem(der: &CertificateDer<'_>) -> String {
     }
     lines.push_str("-----END CERTIFICATE-----\n");
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertifiedIssuer};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn ca(name: &str) -> (CertificateParams, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = (SystemTime::now() + 100 * DAY).into();
+        (params, KeyPair::generate().unwrap())
+    }
+
+    fn root(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let (params, key) = ca(name);
+        CertifiedIssuer::self_signed(params, key).unwrap()
+    }
+
+    fn authority(issuer: &CertifiedIssuer<'_, KeyPair>, others: &str) -> Authority {
+        let bundle = format!("{}{others}", issuer.pem());
+        Authority::new(&bundle, &issuer.key().serialize_pem()).unwrap()
+    }
+
+    fn names(of: &[&str]) -> Vec<String> {
+        of.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_in_time_for_another_host_and_for_another_ca() {
+        let issuer = root("one");
+        let authority = authority(&issuer, "");
+        let (now, hosts) = (SystemTime::now(), names(&["10.0.0.1", "db.example.com", "::1"]));
+        let issued = authority.issue(&hosts, 90 * DAY, now).unwrap();
+        assert_eq!(Leaf::parse(&issued.certificate).unwrap().names, hosts);
+        assert_eq!(issued.certificate.matches("BEGIN CERTIFICATE").count(), 1);
+        let reason = |bundle: &str, hosts: &[&str], days: u32| {
+            let (text, hosts) = (&issued.certificate, names(hosts));
+            authority.reason_to_renew(bundle, text, &hosts, 30 * DAY, now + days * DAY)
+        };
+        let own = authority.bundle();
+        assert_eq!(own, issuer.pem());
+        assert_eq!(reason(own, &["10.0.0.1"], 59), None);
+        assert_eq!(reason(own, &["10.0.0.1"], 60), Some("it expires soon"));
+        assert_eq!(reason(own, &["10.0.0.2"], 0), Some("the host is another one"));
+        assert_eq!(reason(&root("one").pem(), &["10.0.0.1"], 0), Some("the CA is another one"));
+        let torn = authority.reason_to_renew(own, "-----BEGIN", &hosts, DAY, now);
+        assert_eq!(torn, Some("it cannot be read"));
+    }
+
+    #[test]
+    fn no_certificate_outlives_its_ca_and_at_its_end_none_is_made_in_vain() {
+        let issuer = root("short");
+        let authority = authority(&issuer, "");
+        let (now, hosts) = (SystemTime::now(), names(&["h"]));
+        let issued = authority.issue(&hosts, 900 * DAY, now).unwrap();
+        let leaf = Leaf::parse(&issued.certificate).unwrap();
+        assert_eq!(leaf.not_after, authority.not_after());
+        let late = now + 99 * DAY;
+        let own = authority.bundle();
+        assert_eq!(
+            authority.reason_to_renew(own, &issued.certificate, &hosts, 30 * DAY, late),
+            None
+        );
+        let error = authority.issue(&hosts, DAY, now + 101 * DAY).unwrap_err().to_string();
+        assert!(error.ends_with("the CA of service_tls has expired"), "{error}");
+    }
+
+    #[test]
+    fn clients_that_trust_only_the_root_are_shown_the_intermediate_ca_as_well() {
+        let root = root("root");
+        let (params, key) = ca("intermediate");
+        let intermediate = CertifiedIssuer::signed_by(params, key, &root).unwrap();
+        let authority = authority(&intermediate, &root.pem());
+        assert_eq!(authority.bundle(), format!("{}{}", intermediate.pem(), root.pem()));
+        let issued = authority.issue(&names(&["h"]), DAY, SystemTime::now()).unwrap();
+        assert!(issued.certificate.ends_with(&intermediate.pem()));
+    }
+
+    #[test]
+    fn nothing_shows_a_private_key() {
+        let issuer = root("quiet");
+        let key = issuer.key().serialize_pem();
+        let authority = authority(&issuer, "");
+        let issued = authority.issue(&names(&["h"]), DAY, SystemTime::now()).unwrap();
+        let shown = format!("{authority:?}{issued:?}");
+        for key in [key, issued.private_key] {
+            assert!(!shown.contains(key.lines().nth(1).unwrap()));
+        }
+        let error = Authority::new(&issuer.pem(), "-----BEGIN SECRET").unwrap_err();
+        assert!(matches!(&error, AuthorityError::Key(text) if !text.contains("SECRET")));
+    }
 }

@@ -106,8 +106,8 @@ pub(super) fn plan(plan: &Node<'_>, container: &ContainerPlan) -> Option<Service
         node.error("mode", "must not let everybody read the private key");
     }
     let mut taken = container.volumes.iter().map(|volume| volume.path.as_str());
-    if let Some(path) = taken
-        .find(|path| nested(path, &tls.directory) || nested(&tls.directory, path))
+    if let Some(path) =
+        taken.find(|path| nested(path, &tls.directory) || nested(&tls.directory, path))
     {
         node.error("directory", format!("and the volume {path} must not be nested"));
     }

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::{container, node::Node, sanity_test::sanity_test, service_tls};
 use crate::catalog::{
-    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck, Schema, Schemas,
-    Service, SyslogDrain, UriShape, is_environment_name,
+    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck,
+    Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name,
 };
 use crate::credentials;
 

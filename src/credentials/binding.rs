@@ -116,7 +116,9 @@ fn credentials(
     if let Some(prefix) = shape.uri.as_ref().and_then(|uri| uri.prefix.as_deref()) {
         let prefix = tls.and_then(|tls| tls.uri_prefix.as_deref()).unwrap_or(prefix);
         let mut uri = uri(prefix, hostname, port, &map);
-        for (index, (name, value)) in tls.into_iter().flat_map(|tls| &tls.uri_parameters).enumerate() {
+        for (index, (name, value)) in
+            tls.into_iter().flat_map(|tls| &tls.uri_parameters).enumerate()
+        {
             uri.push(if index == 0 { '?' } else { '&' });
             uri.push_str(&format!("{}={}", encode(name), encode(value)));
         }

@@ -109,7 +109,8 @@ impl Broker {
     fn names_of(&self, instance: &Instance) -> Vec<String> {
         let offered = self.catalog.find_plan(&instance.row.plan_id).map(|offer| &*offer.plan);
         let plans: [Option<&Plan>; 2] = [offered, Some(&instance.definition.plan)];
-        let fixed = plans.into_iter().flatten().filter_map(|plan| plan.credentials.hostname.clone());
+        let fixed =
+            plans.into_iter().flatten().filter_map(|plan| plan.credentials.hostname.clone());
         let mut names = vec![self.limits.external_host.clone()];
         for name in fixed {
             if !names.contains(&name) {

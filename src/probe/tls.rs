@@ -79,7 +79,10 @@ impl ServerCertVerifier for NoVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         tokio_rustls::rustls::crypto::verify_tls12_signature(
-            message, certificate, signature, algorithms,
+            message,
+            certificate,
+            signature,
+            algorithms,
         )
     }
 
@@ -91,7 +94,10 @@ impl ServerCertVerifier for NoVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         tokio_rustls::rustls::crypto::verify_tls13_signature(
-            message, certificate, signature, algorithms,
+            message,
+            certificate,
+            signature,
+            algorithms,
         )
     }
 

@@ -26,9 +26,8 @@ fn a_ca_may_be_in_files_or_in_the_settings_with_any_kind_of_key() {
     for ca in [Ca::new("ecdsa"), Ca::rsa("rsa")] {
         assert_eq!(check(&ca.setting(""), "").0, Some(0));
         let (certificate, key) = (indented(&ca.certificate), indented(&ca.key));
-        let text = format!(
-            "service_tls:\n  ca_certificate: |\n{certificate}  ca_private_key: |\n{key}"
-        );
+        let text =
+            format!("service_tls:\n  ca_certificate: |\n{certificate}  ca_private_key: |\n{key}");
         let (code, output) = check(&text, "");
         assert_eq!(code, Some(0), "{output}");
     }

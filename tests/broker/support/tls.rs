@@ -33,7 +33,7 @@ impl Ca {
     /// As a BOSH director makes them: RSA, the key in PKCS#1.
     pub(crate) fn rsa(name: &str) -> Self {
         let key = openssl(&["genrsa", "-traditional", "2048"], "").expect("a key");
-        let subject = format!("/C=USA/O=Cloud Foundry/CN={name}");
+        let subject = format!("/C=US/O=Cloud Foundry/CN={name}");
         let args = ["req", "-x509", "-new", "-key", "/dev/stdin", "-days", "365", "-subj"];
         let certificate = openssl(&[&args[..], &[&subject]].concat(), &key).expect("a certificate");
         Self::of(certificate, key)
