@@ -1,6 +1,7 @@
 //! Certificates of instances: made with the instance, renewed while it is in use.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -110,9 +111,9 @@ impl Broker {
         let offered = self.catalog.find_plan(&instance.row.plan_id).map(|offer| &*offer.plan);
         let plans: [Option<&Plan>; 2] = [offered, Some(&instance.definition.plan)];
         let fixed =
-            plans.into_iter().flatten().filter_map(|plan| plan.credentials.hostname.clone());
-        let mut names = vec![self.limits.external_host.clone()];
-        for name in fixed {
+            plans.into_iter().flatten().filter_map(|plan| plan.credentials.hostname.as_ref());
+        let mut names = vec![as_certified(&self.limits.external_host)];
+        for name in fixed.map(|name| as_certified(name)) {
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -236,6 +237,11 @@ impl Broker {
             }
         }
     }
+}
+
+/// A host as certificates name it: an IP address can be written in many ways.
+fn as_certified(host: &str) -> String {
+    host.parse::<IpAddr>().map_or_else(|_| host.to_owned(), |address| address.to_string())
 }
 
 /// How an instance speaks TLS, if it does.

@@ -30,7 +30,7 @@ const REDIS: Kind = Kind {
     image: "redis:7",
     starttls: "",
     uri: ("rediss://", ""),
-    verified: "redis-cli -u $URI --cacert $CA --sni $HOST echo secured",
+    verified: "redis-cli --no-auth-warning -u $URI --cacert $CA --sni $HOST echo secured",
     plain: "redis-cli -t 5 -u redis://${URI#rediss://} ping",
     refusals: &["reset", "closed"],
     session: "exec openssl s_client -quiet -connect $HOST:$PORT 2> /dev/null",

@@ -38,10 +38,7 @@ pub(super) const CASES: &[Case] = &[
         generated: &["docker-ca", "docker-tls"],
         ..case("enable-docker-tls.yml", &[("docker-tcp-host", "10.0.0.30")])
     },
-    Case {
-        generated: &["docker-broker-service-ca"],
-        ..case("enable-service-tls.yml", &[])
-    },
+    Case { generated: &["docker-broker-service-ca"], ..case("enable-service-tls.yml", &[]) },
     Case {
         not_with: &["enable-broker-tls.yml", "set-external-host.yml"],
         ..case(
