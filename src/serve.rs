@@ -89,6 +89,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
         tokio::spawn(keep_certificates(Arc::clone(&broker))),
+        tokio::spawn(expire(Arc::clone(&broker))),
     ];
     let signal = shutdown::requested().await.context("cannot wait for signals")?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
@@ -140,7 +141,15 @@ async fn recover(broker: Arc<Broker>) {
     }
 }
 
+/// Hooks need containers, so the time of bindings comes when those have been looked after.
+async fn expire(broker: Arc<Broker>) {
+    broker.recovered().await;
+    broker.expire_bindings().await;
+}
+
+/// A container that is brought back gets its certificate then.
 async fn keep_certificates(broker: Arc<Broker>) {
+    broker.recovered().await;
     broker.keep_certificates().await;
 }
 

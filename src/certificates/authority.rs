@@ -232,9 +232,9 @@ mod tests {
         CertifiedIssuer::self_signed(params, key).unwrap()
     }
 
-    fn authority(issuer: &CertifiedIssuer<'_, KeyPair>, others: &str) -> Authority {
-        let bundle = format!("{}{others}", issuer.pem());
-        Authority::new(&bundle, &issuer.key().serialize_pem()).unwrap()
+    fn authority(signer: &CertifiedIssuer<'_, KeyPair>, others: &str) -> Authority {
+        let bundle = format!("{}{others}", signer.pem());
+        Authority::new(&bundle, &signer.key().serialize_pem()).unwrap()
     }
 
     fn names(of: &[&str]) -> Vec<String> {
@@ -243,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_certificate_is_renewed_in_time_for_another_host_and_for_another_ca() {
-        let issuer = root("one");
-        let authority = authority(&issuer, "");
+        let signer = root("one");
+        let authority = authority(&signer, "");
         let (now, hosts) = (SystemTime::now(), names(&["10.0.0.1", "db.example.com", "::1"]));
         let issued = authority.issue(&hosts, 90 * DAY, now).unwrap();
         assert_eq!(Leaf::parse(&issued.certificate).unwrap().names, hosts);
@@ -254,7 +254,7 @@ mod tests {
             authority.reason_to_renew(bundle, text, &hosts, 30 * DAY, now + days * DAY)
         };
         let own = authority.bundle();
-        assert_eq!(own, issuer.pem());
+        assert_eq!(own, signer.pem());
         assert_eq!(reason(own, &["10.0.0.1"], 59), None);
         assert_eq!(reason(own, &["10.0.0.1"], 60), Some("it expires soon"));
         assert_eq!(reason(own, &["10.0.0.2"], 0), Some("the host is another one"));
@@ -265,8 +265,8 @@ mod tests {
 
     #[test]
     fn no_certificate_outlives_its_ca_and_at_its_end_none_is_made_in_vain() {
-        let issuer = root("short");
-        let authority = authority(&issuer, "");
+        let signer = root("short");
+        let authority = authority(&signer, "");
         let (now, hosts) = (SystemTime::now(), names(&["h"]));
         let issued = authority.issue(&hosts, 900 * DAY, now).unwrap();
         let leaf = Leaf::parse(&issued.certificate).unwrap();
@@ -294,15 +294,15 @@ mod tests {
 
     #[test]
     fn nothing_shows_a_private_key() {
-        let issuer = root("quiet");
-        let key = issuer.key().serialize_pem();
-        let authority = authority(&issuer, "");
+        let signer = root("quiet");
+        let key = signer.key().serialize_pem();
+        let authority = authority(&signer, "");
         let issued = authority.issue(&names(&["h"]), DAY, SystemTime::now()).unwrap();
         let shown = format!("{authority:?}{issued:?}");
         for key in [key, issued.private_key] {
             assert!(!shown.contains(key.lines().nth(1).unwrap()));
         }
-        let error = Authority::new(&issuer.pem(), "-----BEGIN SECRET").unwrap_err();
+        let error = Authority::new(&signer.pem(), "-----BEGIN SECRET").unwrap_err();
         assert!(matches!(&error, AuthorityError::Key(text) if !text.contains("SECRET")));
     }
 }

@@ -12,6 +12,7 @@ mod convert;
 mod emit;
 mod files;
 mod legacy;
+mod lifecycle;
 mod node;
 mod problems;
 mod sanity_test;

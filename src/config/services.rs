@@ -4,7 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::{container, node::Node, sanity_test::sanity_test, service_tls};
+use super::{
+    container,
+    lifecycle::{binding_lifetime, lifecycle},
+    node::Node,
+    sanity_test::sanity_test,
+    service_tls,
+};
 use crate::catalog::{
     ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck,
     Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name,
@@ -65,6 +71,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     }
     let credentials = credentials(&node);
     let container = container_node.map_or_else(container::placeholder, container::container);
+    let lifecycle = lifecycle(&node);
     let plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
@@ -73,7 +80,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         metadata: node.json_object("metadata"),
         bindable: node.boolean("bindable"),
         plan_updateable: node.boolean("plan_updateable"),
-        binding_rotatable: node.boolean("binding_rotatable").unwrap_or(false),
+        binding_rotatable: node.boolean("binding_rotatable").unwrap_or_else(|| lifecycle.binds()),
         max_instances: node
             .integer("max_containers", 0, u64::from(u32::MAX))
             .and_then(|max| u32::try_from(max).ok()),
@@ -85,6 +92,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         container,
         credentials,
         syslog_drain: syslog_drain(&node, drains),
+        binding_lifetime: binding_lifetime(&node, &lifecycle),
+        lifecycle,
         sanity_test: sanity_test(&node),
     };
     check_name(&node, &plan.name);

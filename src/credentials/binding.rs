@@ -1,12 +1,12 @@
 //! The document that a binding hands out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    InstanceSecrets,
+    BindingSecrets, InstanceSecrets,
     template::{self, TemplateError},
 };
 use crate::catalog::{ContainerPort, Credentials, Plan, ServiceTls};
@@ -27,6 +27,8 @@ pub struct Facts<'a> {
     pub ports: &'a BTreeMap<ContainerPort, u16>,
     /// The instance's secrets.
     pub secrets: &'a InstanceSecrets,
+    /// User name and password of this binding alone, if it has any: shown instead of the instance's.
+    pub own: Option<&'a BindingSecrets>,
     /// Id of the instance.
     pub instance_id: &'a str,
     /// Id of the binding.
@@ -109,6 +111,10 @@ fn credentials(
             map.insert(name.to_owned(), value.as_str().into());
         }
     }
+    if let Some(own) = facts.own {
+        map.insert("username".to_owned(), own.username.as_str().into());
+        map.insert("password".to_owned(), own.password.as_str().into());
+    }
     if let Some(ca) = facts.ca_certificate {
         map.insert("tls".to_owned(), true.into());
         map.insert("ca_certificate".to_owned(), ca.into());
@@ -119,15 +125,16 @@ fn credentials(
         for (index, (name, value)) in
             tls.into_iter().flat_map(|tls| &tls.uri_parameters).enumerate()
         {
-            uri.push(if index == 0 { '?' } else { '&' });
-            uri.push_str(&format!("{}={}", encode(name), encode(value)));
+            let separator = if index == 0 { '?' } else { '&' };
+            // Writing to a string cannot fail.
+            let _infallible = write!(uri, "{separator}{}={}", encode(name), encode(value));
         }
         map.insert("uri".to_owned(), uri.into());
     }
     map
 }
 
-fn main_port(shape: &Credentials, ports: &BTreeMap<ContainerPort, u16>) -> Option<u16> {
+pub(super) fn main_port(shape: &Credentials, ports: &BTreeMap<ContainerPort, u16>) -> Option<u16> {
     match shape.uri.as_ref().and_then(|uri| uri.port) {
         Some(wanted) => ports.get(&wanted).copied(),
         None if ports.len() == 1 => ports.values().next().copied(),
@@ -173,6 +180,7 @@ mod tests {
             host: "10.0.0.1",
             ports: &ports(of),
             secrets: &secrets,
+            own: None,
             instance_id: "i",
             binding_id: "b",
             ca_certificate: None,

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Broker, InstanceState, Recovery, Refusal,
+    Broker, InstanceState, Refusal,
     error::{Failure, InternalError},
     instance::{Instance, Private},
     retry::pause_for,
@@ -20,6 +20,7 @@ use crate::{
     certificates::Leaf,
     credentials::redact,
     disk::{CertificateFiles, Disk, DiskError, Installed},
+    store::InstanceRow,
     telemetry::Chain,
 };
 
@@ -28,19 +29,22 @@ const RELOAD: Duration = Duration::from_mins(1);
 
 impl Broker {
     /// What clients of an instance have to trust; `None` when it does without TLS.
-    ///
-    /// # Errors
-    /// [`Refusal`] when the operator has taken the CA away.
-    pub(super) fn ca_certificate(&self, private: &Private) -> Result<Option<&str>, Refusal> {
-        match &self.limits.service_tls {
-            _ if !private.tls => Ok(None),
-            Some(settings) => Ok(Some(settings.authority.bundle())),
-            None => Err(Refusal::Unprocessable(
-                "the service instance speaks TLS, but its CA is not in the broker's configuration \
-                 any more; ask the operator"
-                    .to_owned(),
-            )),
+    pub(super) fn ca_certificate(&self, private: &Private) -> Option<&str> {
+        let settings = self.limits.service_tls.as_ref().filter(|_| private.tls)?;
+        Some(settings.authority.bundle())
+    }
+
+    /// Refuses to bind an instance with TLS when the operator has taken its CA away: the document
+    /// would be wrong.
+    pub(super) fn require_ca(&self, row: &InstanceRow) -> Result<(), Refusal> {
+        if self.limits.service_tls.is_some() || !Private::open(&self.keys, row)?.tls {
+            return Ok(());
         }
+        Err(Refusal::Unprocessable(
+            "the service instance speaks TLS, but its CA is not in the broker's configuration any \
+             more; ask the operator"
+                .to_owned(),
+        ))
     }
 
     /// Makes sure that an instance with TLS has a certificate that is good for a while.
@@ -130,13 +134,8 @@ impl Broker {
         Ok(done.map_err(|_| InternalError::Panic)??)
     }
 
-    /// Renews certificates until the broker stops. Begins when recovery is done.
+    /// Renews certificates until the broker stops.
     pub async fn keep_certificates(&self) {
-        let mut recovery = self.recovery.subscribe();
-        // An error means that the broker is gone.
-        if recovery.wait_for(|now| matches!(now, Recovery::Done { .. })).await.is_err() {
-            return;
-        }
         let Some(settings) = &self.limits.service_tls else {
             return self.report_unattended().await;
         };
@@ -172,7 +171,7 @@ impl Broker {
     async fn renew(&self, id: &str) -> Result<(), Failure> {
         let cancel = self.stopping.child_token();
         // An operation that runs already is not disturbed; the next look is soon enough.
-        let Some(_hold) = self.works.hold(id, cancel.clone()) else { return Ok(()) };
+        let Some(_hold) = self.works.hold(id, None, cancel.clone()) else { return Ok(()) };
         let Some(instance) = self.find(id).await? else { return Ok(()) };
         let Some(tls) = tls_of(&instance).filter(|_| instance.state.is_usable()) else {
             return Ok(());

@@ -7,14 +7,15 @@ use super::{
     container::Faults,
     error::{Failure, InternalError},
     fault::{Step, reach},
+    hook::Hooked,
     instance::{
         Instance, Private, SealedDefinition, operation_id, parameter_environment, reserve, state_of,
     },
-    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    last_operation::{FAILED, SUCCEEDED},
     work::Context,
 };
 use crate::{
-    catalog::{ContainerPort, Definition, Offer},
+    catalog::{Action, ContainerPort, Definition, Offer},
     credentials::InstanceSecrets,
     docker::ImageStatus,
     store::{InstanceRow, OperationRow, RowError, Rows},
@@ -121,6 +122,7 @@ impl Broker {
                 secrets: InstanceSecrets::generate(&plan),
                 parameters: request.parameters.clone(),
                 context: request.context.clone(),
+                dashboard_url: None,
                 former_plans: Vec::new(),
                 tls: plan.tls.is_some() && broker.limits.service_tls.is_some(),
             };
@@ -158,15 +160,7 @@ impl Broker {
                 range.first, range.last
             ))));
         }
-        let operation = OperationRow {
-            id: operation_id("provision"),
-            instance_id: id.to_owned(),
-            binding_id: None,
-            kind: "provision".to_owned(),
-            state: IN_PROGRESS.to_owned(),
-            description: None,
-            sealed: None,
-        };
+        let operation = OperationRow::new(operation_id("provision"), "provision", id, None);
         rows.insert_operation(&operation)?;
         Ok(Ok(Decision::Launch(operation)))
     }
@@ -225,7 +219,7 @@ impl Broker {
             self.undo(&instance, context).await?;
         }
         let polled = context.for_plan(&instance.definition.plan);
-        let made = self.make(&mut instance, &polled).await;
+        let made = self.make(&mut instance, &operation.id, &polled).await;
         match made {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
@@ -247,6 +241,7 @@ impl Broker {
                 return Err(failure);
             }
         }
+        instance.row.sealed = instance.private.seal(&self.keys, &instance.row.id)?;
         let finished = self.conclude(&context.cancel, || {
             let (id, row) = (operation.id.clone(), instance.row.clone());
             move |rows| {
@@ -264,7 +259,12 @@ impl Broker {
         Ok(())
     }
 
-    async fn make(&self, instance: &mut Instance, context: &Context) -> Result<(), Failure> {
+    async fn make(
+        &self,
+        instance: &mut Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let image = self.require_image(&instance.definition, context).await?;
         reach(Step::ProvisionImage);
         self.require_ports(instance, &image).await?;
@@ -275,8 +275,12 @@ impl Broker {
             started: Some(Step::ProvisionStarted),
         };
         self.bring_up(instance, false, faults, context).await?;
-        // The place of the provision hook (docs/architecture.md, "Seams").
         reach(Step::ProvisionReady);
+        let printed = self.run_own_hook(Action::Provision, instance, operation_id, context).await?;
+        if let Hooked::Done(Some(printed)) = printed {
+            instance.private.dashboard_url = self.dashboard_url(instance, &printed);
+        }
+        reach(Step::ProvisionHooked);
         Ok(())
     }
 
@@ -291,10 +295,11 @@ impl Broker {
         &self,
         operation: &OperationRow,
         public: &str,
+        refused: bool,
     ) -> Result<(), InternalError> {
         let (operation, public) = (operation.clone(), public.to_owned());
         let event = if operation.kind == "update" { Event::FailIntact } else { Event::Fail };
-        self.fail_with(operation, public, event).await
+        self.fail_with(operation, public, event, refused).await
     }
 
     /// Records that an operation failed, and in which state that leaves the instance.
@@ -303,12 +308,16 @@ impl Broker {
         operation: OperationRow,
         public: String,
         event: Event,
+        refused: bool,
     ) -> Result<(), InternalError> {
         let recorded = self.conclude(&self.stopping, || {
             let (operation, public) = (operation.clone(), public.clone());
             move |rows: &Rows<'_>| {
                 if !rows.finish_operation(&operation.id, FAILED, Some(&public))? {
                     return Ok(Ok(()));
+                }
+                if refused {
+                    rows.mark_refused(&operation.id)?;
                 }
                 let Some(row) = rows.find_instance(&operation.instance_id)? else {
                     return Ok(Ok(()));

@@ -6,7 +6,7 @@ use docker_broker::certificates::Leaf;
 use serde_json::Value;
 
 use crate::support::{
-    Ca, Redis, Session, TestBroker, client, docker_ok, eventually, service_file, shown_certificate,
+    Ca, Redis, TestBroker, client, docker_ok, eventually, service_file, session, shown_certificate,
 };
 
 /// A service, how its protocol begins TLS, and how a client of its image connects with TLS or
@@ -20,9 +20,9 @@ struct Kind {
     plain: &'static str,
     /// What the client says then: one of these, depending on versions and on who is first.
     refusals: &'static [&'static str],
-    /// On the host, as a connection that stays open; a question to it and its answer.
+    /// A client that stays connected, and a question that it answers with `secured`.
     session: &'static str,
-    question: (&'static str, &'static str),
+    question: &'static str,
 }
 
 const REDIS: Kind = Kind {
@@ -33,8 +33,8 @@ const REDIS: Kind = Kind {
     verified: "redis-cli --no-auth-warning -u $URI --cacert $CA --sni $HOST echo secured",
     plain: "redis-cli -t 5 -u redis://${URI#rediss://} ping",
     refusals: &["reset", "closed"],
-    session: "exec openssl s_client -quiet -connect $HOST:$PORT 2> /dev/null",
-    question: ("ECHO secured\r", "secured"),
+    session: "exec redis-cli --no-auth-warning -u $URI --cacert $CA",
+    question: "echo secured",
 };
 
 const POSTGRES: Kind = Kind {
@@ -45,8 +45,8 @@ const POSTGRES: Kind = Kind {
     verified: "PGSSLROOTCERT=$CA psql \"${URI%require}verify-full\" -Atc \"select 'secured'\"",
     plain: "psql \"${URI%require}disable\" -c 'select 1'",
     refusals: &["no encryption", "SSL off"],
-    session: "exec docker run --rm -i --network host --entrypoint psql postgres:17 $URI -At",
-    question: ("select 'secured';", "secured"),
+    session: "exec psql $URI -At",
+    question: "select 'secured';",
 };
 
 const MARIADB: Kind = Kind {
@@ -58,9 +58,9 @@ const MARIADB: Kind = Kind {
                \"select 'secured'\" $DBNAME",
     plain: "mariadb --skip-ssl -h $HOST -P $PORT -u $USERNAME -e 'select 1' $DBNAME",
     refusals: &["insecure transport", "Access denied"],
-    session: "exec docker run --rm -i --network host -e MYSQL_PWD --entrypoint mariadb mariadb:11.8 \
-              --ssl --skip-ssl-verify-server-cert -h $HOST -P $PORT -u $USERNAME -nN $DBNAME",
-    question: ("select 'secured';", "secured"),
+    session: "exec mariadb --ssl --skip-ssl-verify-server-cert -h $HOST -P $PORT -u $USERNAME -nN \
+              $DBNAME",
+    question: "select 'secured';",
 };
 
 fn of(leaf: &str) -> Leaf {
@@ -137,18 +137,13 @@ async fn speaks_tls(kind: &Kind, ca: &Ca) {
     assert!(!crate::support::docker(&write).status.success());
 
     // A renewal does not disturb who is connected, and bindings stay as they are.
-    let mut session = Session::open(&document, kind.session);
-    if kind.starttls.is_empty() {
-        let password = credentials["password"].as_str().unwrap();
-        let username = credentials["username"].as_str().unwrap();
-        session.ask(&format!("AUTH {username} {password}\r"), "+OK");
-    }
-    session.ask(kind.question.0, kind.question.1);
+    let mut session = session(kind.image, &document, kind.session);
+    session.ask(kind.question, "secured");
     let started = ["inspect", "-f", "{{.State.StartedAt}}", &container];
     let before = docker_ok(&started);
     restart(&mut broker, ca.setting(", lifetime: 20h, renew_before: 11h")).await;
     said(&broker, RENEWED).await;
-    session.ask(kind.question.0, kind.question.1);
+    session.ask(kind.question, "secured");
     eventually("new connections to see the new certificate", async || {
         let now = shown_certificate(&document, kind.starttls)?;
         if now == shown { Err("the old certificate".to_owned()) } else { Ok(()) }

@@ -2,14 +2,16 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use super::Session;
 
 /// A CA in files, as an operator gives it to the broker.
 #[derive(Debug)]
@@ -108,54 +110,16 @@ pub(crate) fn shown_certificate(bound: &Value, starttls: &str) -> Result<String,
 
 /// Runs a client of an image; the CA of the binding is in `$CA`, a file.
 pub(crate) fn client(image: &str, bound: &Value, script: &str) -> (bool, String) {
-    let script = format!("export CA=/tmp/ca; printf %s \"$PEM\" > $CA; {script}");
-    super::in_image(image, &environment(bound), &["sh", "-c", &script])
+    super::in_image(image, &environment(bound), &["sh", "-c", &with_ca(script)])
 }
 
-/// A connection that stays open: a client that is given one line after another.
-#[derive(Debug)]
-pub(crate) struct Session {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+/// A client of an image that stays connected; as in [`client`].
+pub(crate) fn session(image: &str, bound: &Value, script: &str) -> Session {
+    Session::start(image, &environment(bound), &["sh", "-c", &with_ca(script)])
 }
 
-impl Session {
-    /// Runs a shell script on the host; `bound` as in [`client`].
-    pub(crate) fn open(bound: &Value, script: &str) -> Self {
-        let mut child = Command::new("sh")
-            .args(["-c", script])
-            .envs(environment(bound))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell can be started");
-        let stdin = child.stdin.take().expect("it is piped");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, stdin, stdout }
-    }
-
-    /// Sends `question` and reads until a line is `answer`.
-    pub(crate) fn ask(&mut self, question: &str, answer: &str) {
-        writeln!(self.stdin, "{question}").expect("the client takes a line");
-        let mut seen = String::new();
-        loop {
-            let before = seen.len();
-            let read = self.stdout.read_line(&mut seen).expect("the client prints text");
-            assert!(read > 0, "the client ended after {seen:?}");
-            if seen[before..].trim() == answer {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+fn with_ca(script: &str) -> String {
+    format!("export CA=/tmp/ca; printf %s \"$PEM\" > $CA; {script}")
 }
 
 fn environment(bound: &Value) -> [(&'static str, &str); 7] {

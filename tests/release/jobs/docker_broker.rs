@@ -54,7 +54,7 @@ fn a_ca_for_services_is_a_setting_with_its_key() -> anyhow::Result<()> {
     assert_eq!(settings_of(&render(&json!({ "service_tls": given })))["service_tls"], given);
 
     let alone = json!({"service_tls": {"ca_certificate": ca_certificate}});
-    let deployment = Deployment::new(super::with(broker_properties(), &alone));
+    let deployment = Deployment::new(with(broker_properties(), &alone));
     let error = deployment.render("docker-broker").expect_err("without its key").to_string();
     anyhow::ensure!(error.contains("service_tls.ca_private_key"), "{error}");
     Ok(())
