@@ -3,10 +3,11 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use docker_broker::certificates::Leaf;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
-    Ca, Redis, TestBroker, client, docker_ok, eventually, service_file, session, shown_certificate,
+    Ca, REDIS as PLANS, Redis, Reply, TestBroker, client, docker_ok, eventually, redis_yaml,
+    service_file, session, shown_certificate,
 };
 
 /// A service, how its protocol begins TLS, and how a client of its image connects with TLS or
@@ -31,7 +32,7 @@ const REDIS: Kind = Kind {
     starttls: "",
     uri: ("rediss://", ""),
     verified: "redis-cli --no-auth-warning -u $URI --cacert $CA --sni $HOST echo secured",
-    plain: "redis-cli -t 5 -u redis://${URI#rediss://} ping",
+    plain: "redis-cli --no-auth-warning -u redis://${URI#rediss://} ping",
     refusals: &["reset", "closed"],
     session: "exec redis-cli --no-auth-warning -u $URI --cacert $CA",
     question: "echo secured",
@@ -259,4 +260,34 @@ async fn instances_keep_what_they_were_made_with_when_tls_is_turned_on_or_off() 
         broker.client.deprovision(instance).await.expect(200);
     }
     assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+/// Asks for another plan of the service.
+async fn change(broker: &TestBroker, plan: &str) -> Reply {
+    let body = json!({ "service_id": broker.client.service_id, "plan_id": plan });
+    broker.client.patch("/v2/service_instances/s1", &body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larger_plan_has_the_same_certificate() {
+    let ca = Ca::new("update");
+    let broker = redis().setting(ca.setting("")).start().await;
+    let document = bound(&broker).await;
+    let shown = shown_certificate(&document, "").unwrap();
+    change(&broker, "168dfa15-e821-4486-bada-a5d6df6519c2").await.expect(200);
+    assert_eq!(shown_certificate(&document, "").unwrap(), shown);
+    assert_eq!(client("redis:7", &document, REDIS.verified), (true, "secured".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_without_tls_is_refused_as_the_next_one_of_an_instance_with_it() {
+    let (ca, tls) = (Ca::new("update"), "    tls: {reload: restart}\n");
+    let yaml = redis_yaml(tls);
+    let (small, large) = yaml.rsplit_once(tls).unwrap();
+    let builder = TestBroker::builder().yaml(format!("{small}{large}"), PLANS.0, PLANS.1);
+    let broker = builder.setting(ca.setting("")).start().await;
+    broker.client.provision("s1").await.expect(201);
+    let reply = change(&broker, PLANS.2).await;
+    reply.expect_problem(422);
+    assert!(reply.description().contains("use TLS"), "{}", reply.description());
 }

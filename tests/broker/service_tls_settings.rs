@@ -18,7 +18,7 @@ fn check(settings: &str, plan: &str) -> (Option<i32>, String) {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    format!("    {}\n", text.trim_end().replace('\n', "\n    "))
 }
 
 #[test]
