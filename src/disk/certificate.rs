@@ -98,6 +98,7 @@ impl Disk {
         make_directory(&directory, files.owner)?;
         let version = tempfile::Builder::new()
             .prefix(VERSION)
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&directory)
             .map_err(wrap("make a directory in", &directory))?;
         for (file, text) in

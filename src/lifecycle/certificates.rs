@@ -47,8 +47,23 @@ impl Broker {
         ))
     }
 
+    /// Makes sure that an instance that is about to be started has a certificate. One that cannot
+    /// be renewed is better than none: the instance comes back with it.
+    pub(super) async fn require_certificate(&self, instance: &Instance) -> Result<(), Failure> {
+        let failure = match self.ensure_certificate(instance).await {
+            Err(Failure::Failed { public, cause }) => Failure::Failed { public, cause },
+            other => return other,
+        };
+        let name = instance.row.name.clone();
+        if self.on_disk(move |disk| disk.installed_certificate(&name)).await?.is_none() {
+            return Err(failure);
+        }
+        report(&instance.row.id, failure);
+        Ok(())
+    }
+
     /// Makes sure that an instance with TLS has a certificate that is good for a while.
-    pub(super) async fn ensure_certificate(&self, instance: &Instance) -> Result<(), Failure> {
+    async fn ensure_certificate(&self, instance: &Instance) -> Result<(), Failure> {
         let Some(tls) = tls_of(instance) else { return Ok(()) };
         let name = instance.row.name.clone();
         let installed = self.on_disk(move |disk| disk.installed_certificate(&name)).await?;
@@ -143,7 +158,9 @@ impl Broker {
             match self.store.read(|rows| rows.list_instance_ids()).await {
                 Ok(ids) => {
                     for id in ids {
-                        self.keep_certificate(&id).await;
+                        if let Err(failure) = self.renew(&id).await {
+                            report(&id, failure);
+                        }
                     }
                 }
                 Err(error) => {
@@ -153,18 +170,6 @@ impl Broker {
             if pause_for(&self.stopping, settings.check_interval).await.is_err() {
                 return;
             }
-        }
-    }
-
-    async fn keep_certificate(&self, id: &str) {
-        match self.renew(id).await {
-            Ok(()) | Err(Failure::Interrupted) => {}
-            Err(Failure::Failed { public, cause }) => tracing::error!(
-                instance.id = id,
-                reason = public,
-                error = cause.map_or_else(String::new, |cause| Chain(&cause).to_string()),
-                "a TLS certificate could not be renewed; it is tried again"
-            ),
         }
     }
 
@@ -235,6 +240,17 @@ impl Broker {
                 );
             }
         }
+    }
+}
+
+fn report(instance_id: &str, failure: Failure) {
+    if let Failure::Failed { public, cause } = failure {
+        tracing::error!(
+            instance.id = instance_id,
+            reason = public,
+            error = cause.map_or_else(String::new, |cause| Chain(&cause).to_string()),
+            "a TLS certificate could not be renewed; it is tried again"
+        );
     }
 }
 

@@ -174,7 +174,7 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let name = self.container_name(&instance.row.name);
-        self.ensure_certificate(instance).await?;
+        self.require_certificate(instance).await?;
         reached(faults.directories);
         let mut attempts = 0;
         loop {

@@ -190,12 +190,20 @@ async fn a_restart_and_a_lost_container_leave_the_certificate_as_it_is() {
     restart(&mut broker, ca.setting("")).await;
     shown_certificate(&document, "").unwrap();
     assert_eq!(files(&broker), before);
+    let [_, _, secret] = before;
     // A lost certificate is made anew for the container that is made anew.
     docker_ok(&["rm", "-f", &broker.container("s1")]);
     fs::remove_dir_all(broker.directories().join("i-s1/tls")).unwrap();
     restart(&mut broker, ca.setting("")).await;
     shown_certificate(&document, "").unwrap();
-    assert_ne!(files(&broker), before);
+    let before = files(&broker);
+    assert_ne!(before[2], secret);
+    // So does one that cannot be renewed: the instance comes back with what it has.
+    docker_ok(&["rm", "-f", &broker.container("s1")]);
+    restart(&mut broker, Ca::expired("expired").setting("")).await;
+    said(&broker, "a TLS certificate could not be renewed; it is tried again").await;
+    shown_certificate(&document, "").unwrap();
+    assert_eq!(files(&broker), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,4 +298,22 @@ async fn a_plan_without_tls_is_refused_as_the_next_one_of_an_instance_with_it() 
     let reply = change(&broker, PLANS.2).await;
     reply.expect_problem(422);
     assert!(reply.description().contains("use TLS"), "{}", reply.description());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_was_not_told_before_a_crash_is_told_after_it() {
+    let ca = Ca::new("crash");
+    let mut broker = redis().setting(ca.setting("")).start().await;
+    let document = bound(&broker).await;
+    broker.kill();
+    // What a renewal leaves until the service has taken the new certificate.
+    fs::write(broker.directories().join("i-s1/tls-reload"), "").unwrap();
+    restart(&mut broker, ca.setting("")).await;
+    said(&broker, RENEWED).await;
+    shown_certificate(&document, "").unwrap();
+    eventually("the broker to remember that", async || {
+        let there = broker.directories().join("i-s1/tls-reload").exists();
+        if there { Err(broker.log_text()) } else { Ok(()) }
+    })
+    .await;
 }

@@ -23,7 +23,13 @@ fn indented(text: &str) -> String {
 
 #[test]
 fn a_ca_may_be_in_files_or_in_the_settings_with_any_kind_of_key() {
-    for ca in [Ca::new("ecdsa"), Ca::rsa("rsa")] {
+    let sec1 = ["ecparam", "-name", "secp384r1", "-genkey", "-noout"];
+    for ca in [
+        Ca::new("ecdsa"),
+        Ca::rsa("rsa"),
+        Ca::openssl("sec 1", &sec1),
+        Ca::openssl("ed25519", &["genpkey", "-algorithm", "ed25519"]),
+    ] {
         assert_eq!(check(&ca.setting(""), "").0, Some(0));
         let (certificate, key) = (indented(&ca.certificate), indented(&ca.key));
         let text =
@@ -60,6 +66,8 @@ fn a_ca_that_cannot_be_used_is_named() {
         let found = output.lines().find(|line| line.contains(&format!("service_tls.{place}: ")));
         assert!(found.is_some_and(|line| line.contains(words)), "{words}: {output}");
     }
+    let (code, output) = check(&Ca::expired("expired").setting(""), "");
+    assert!(code == Some(0) && output.contains("ca_certificate: has expired"), "{output}");
     let host = format!("external_host: bücher.example.com\n{}", ca.setting(""));
     let (code, output) = check(&host, "");
     assert_eq!(code, Some(78), "{output}");

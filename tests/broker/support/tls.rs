@@ -23,18 +23,39 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
+        Self::made(&Self::params(name))
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    }
+
+    fn made(params: &CertificateParams) -> Self {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate");
         Self::of(certificate.pem(), key.serialize_pem())
     }
 
+    /// One whose time is over.
+    pub(crate) fn expired(name: &str) -> Self {
+        let mut params = Self::params(name);
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        Self::made(&params)
+    }
+
     /// As a BOSH director makes them: RSA, the key in PKCS#1.
     pub(crate) fn rsa(name: &str) -> Self {
-        let key = openssl(&["genrsa", "-traditional", "2048"], "").expect("a key");
+        Self::openssl(name, &["genrsa", "-traditional", "2048"])
+    }
+
+    /// With the key that `openssl ARGS` prints.
+    pub(crate) fn openssl(name: &str, args: &[&str]) -> Self {
+        let key = openssl(args, "").expect("a key");
         let subject = format!("/C=US/O=Cloud Foundry/CN={name}");
         let args = ["req", "-x509", "-new", "-key", "/dev/stdin", "-days", "365", "-subj"];
         let certificate = openssl(&[&args[..], &[&subject]].concat(), &key).expect("a certificate");
