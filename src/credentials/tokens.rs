@@ -75,12 +75,11 @@ impl<'a> Tokens<'a> {
             let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             let (word, after) = word.split_at(end.unwrap_or(word.len()));
             rendered.push_str(before);
-            match self.meaning(word) {
-                Some(meaning) => rendered.push_str(&meaning),
-                None => {
-                    rendered.push('$');
-                    rendered.push_str(word);
-                }
+            if let Some(meaning) = self.meaning(word) {
+                rendered.push_str(&meaning);
+            } else {
+                rendered.push('$');
+                rendered.push_str(word);
             }
             rest = after;
         }
