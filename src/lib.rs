@@ -4,16 +4,17 @@
 //! The rooms, and the only direction in which they use one another:
 //!
 //! ```text
-//! main, serve -> osb -> lifecycle -> { docker, store, credentials, disk, catalog }
+//! main, serve -> osb -> lifecycle -> { docker, store, credentials, certificates, disk, catalog }
 //! main -> sanity_test -> { docker, credentials, catalog }, api_client, probe
 //!                config -> catalog
 //! ```
 //!
 //! Only `osb` names warp, only `docker` bollard, only `store` rusqlite, only `credentials`
-//! handlebars, only `cli` clap. `docs/architecture.md` tells more.
+//! handlebars, only `cli` clap, only `certificates` rcgen. `docs/architecture.md` tells more.
 
 pub mod api_client;
 pub mod catalog;
+pub mod certificates;
 pub mod cli;
 pub mod cloud_foundry;
 pub mod config;

@@ -1,9 +1,10 @@
 //! A question to a TCP server and a look at its answer.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+mod tls;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+pub use tls::{Trust, secure};
 
 /// Most that is read of an answer.
 const ANSWER_BYTES: usize = 4096;
@@ -24,7 +25,7 @@ pub enum ProbeError {
 /// # Errors
 /// [`ProbeError`]. There is no time limit of its own.
 pub async fn exchange(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     send: &[u8],
     expect: &[u8],
 ) -> Result<(), ProbeError> {

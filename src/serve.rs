@@ -66,6 +66,7 @@ pub async fn serve_until(
     let images = Arc::new(Images::new(Arc::clone(&engine), &settings, &catalog, progress));
     let limits = Limits {
         external_host: settings.external_host.clone(),
+        service_tls: settings.service_tls.clone(),
         host_ports: settings.host_ports,
         max_instances: settings.max_containers,
         max_parallel_starts: settings.max_parallel_starts,
@@ -103,6 +104,7 @@ pub async fn serve_until(
     let background = [
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
+        tokio::spawn(keep_certificates(Arc::clone(&broker))),
         tokio::spawn(expire(Arc::clone(&broker))),
     ];
     let signal = stop_requested.await?;
@@ -194,6 +196,12 @@ async fn recover(broker: Arc<Broker>) {
 async fn expire(broker: Arc<Broker>) {
     broker.recovered().await;
     broker.expire_bindings().await;
+}
+
+/// A container that is brought back gets its certificate then.
+async fn keep_certificates(broker: Arc<Broker>) {
+    broker.recovered().await;
+    broker.keep_certificates().await;
 }
 
 async fn listeners(

@@ -175,6 +175,9 @@ pub struct Exchange {
     pub send: String,
     /// What the answer has to contain.
     pub expect: String,
+    /// Within TLS, if the instance has it.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// How the broker finds out that a service answers.

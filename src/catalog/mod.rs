@@ -15,6 +15,7 @@ mod parameters;
 mod plan;
 mod reference;
 mod schema;
+mod tls;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,6 +35,7 @@ pub use plan::{
 };
 pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};
+pub use tls::{Reload, ServiceTls, TLS_VARIABLE};
 
 /// All services of one configuration, indexed by their ids.
 #[derive(Debug, Clone, Default)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerPlan, ContainerPort, Exchange, Lifecycle, Parameters, Schemas};
+use super::{ContainerPlan, ContainerPort, Exchange, Lifecycle, Parameters, Schemas, ServiceTls};
 
 /// A service offering.
 #[derive(Debug, Clone)]
@@ -72,6 +72,9 @@ pub struct Plan {
     /// How long the credentials of a binding are valid; `None`: until it is removed.
     #[serde(default)]
     pub binding_lifetime: Option<Duration>,
+    /// How its containers speak TLS, if they can.
+    #[serde(default)]
+    pub tls: Option<ServiceTls>,
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,

@@ -116,7 +116,7 @@ pub(super) fn words(node: &Node<'_>, key: &'static str) -> Option<Vec<String>> {
     })
 }
 
-fn absolute(path: &str) -> Result<String, String> {
+pub(super) fn absolute(path: &str) -> Result<String, String> {
     let clean = path.trim_end_matches('/');
     let parts_ok = clean.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
     if clean.starts_with('/') && parts_ok && !clean.contains('\0') {
@@ -216,7 +216,7 @@ fn volumes(node: &Node<'_>, user: Option<&str>) -> Vec<Volume> {
 }
 
 /// Whether `inner` is `outer` or lies below it.
-fn nested(inner: &str, outer: &str) -> bool {
+pub(super) fn nested(inner: &str, outer: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
@@ -317,13 +317,14 @@ fn tcp(node: &Node<'_>) -> Option<ReadinessCheck> {
 /// `send` and `expect` for the one port of `tcp`.
 pub(super) fn exchange(node: &Node<'_>, ports: &[ContainerPort]) -> Option<Exchange> {
     let (send, expect) = (node.string("send"), node.string("expect"));
+    let tls = node.boolean("tls").unwrap_or(false);
     if let Some(Err(error)) =
         send.as_ref().map(|send| crate::credentials::check_template(&send.as_str().into()))
     {
         node.error("send", error.to_string());
     }
     if let (Some(send), Some(expect), [port]) = (send, expect, ports) {
-        return Some(Exchange { port: *port, send, expect });
+        return Some(Exchange { port: *port, send, expect, tls });
     }
     node.error("send", "and expect belong together, with one port in tcp");
     None

@@ -17,6 +17,7 @@ mod node;
 mod problems;
 mod sanity_test;
 mod scalars;
+mod service_tls;
 mod services;
 mod settings;
 mod uniqueness;
@@ -26,6 +27,7 @@ pub(crate) use emit::string as yaml_text;
 pub use files::{load, load_services};
 pub use problems::{Problem, Problems, Severity};
 pub use scalars::{parse_duration, parse_size};
+pub use service_tls::ServiceTlsSettings;
 pub use settings::{
     BrokerLogin, Configuration, EncryptionKey, LogFormat, Overrides, PortRange, Registry, Settings,
     TlsSettings,

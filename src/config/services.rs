@@ -9,10 +9,11 @@ use super::{
     lifecycle::{binding_lifetime, lifecycle},
     node::Node,
     sanity_test::sanity_test,
+    service_tls,
 };
 use crate::catalog::{
-    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
-    Service, SyslogDrain, UriShape, is_environment_name, is_reserved,
+    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck,
+    Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name, is_reserved,
 };
 use crate::credentials;
 
@@ -69,6 +70,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         node.error("container", "is missing; it is required");
     }
     let credentials = credentials(&node);
+    let container = container_node.map_or_else(container::placeholder, container::container);
     let lifecycle = lifecycle(&node);
     let plan = Plan {
         id: node.required("id"),
@@ -86,7 +88,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         maximum_polling_duration_seconds: node.integer("maximum_polling_duration", 1, 604_800),
         parameters: parameters(&node, schemas.is_empty()),
         schemas,
-        container: container_node.map_or_else(container::placeholder, container::container),
+        tls: service_tls::plan(&node, &container),
+        container,
         credentials,
         syslog_drain: syslog_drain(&node, drains),
         binding_lifetime: binding_lifetime(&node, &lifecycle),
@@ -96,6 +99,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);
+    check_tls(&node, &plan);
     node.finish();
     plan
 }
@@ -239,6 +243,20 @@ fn check_ports(node: &Node<'_>, plan: &Plan) {
     for (key, port) in named {
         if let Some(port) = port.filter(|port| !published.contains(port)) {
             node.error(key, format!("is {port}, which is not among container.expose_ports"));
+        }
+    }
+}
+
+/// Checks within TLS are for plans that have it.
+fn check_tls(node: &Node<'_>, plan: &Plan) {
+    let ready = match &plan.container.readiness.check {
+        ReadinessCheck::Exchange(exchange) => exchange.tls,
+        _ => false,
+    };
+    let tested = plan.sanity_test.exchange.as_ref().is_some_and(|exchange| exchange.tls);
+    for (key, asked) in [("container.readiness.tls", ready), ("sanity_test.tls", tested)] {
+        if asked && plan.tls.is_none() && !node.has("tls") {
+            node.error(key, "is true, but the plan has no tls");
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     container::parse_pull,
     node::Node,
     scalars::{parse_duration, parse_size},
+    service_tls::{self, ServiceTlsSettings},
 };
 use crate::catalog::{Catalog, PullPolicy};
 
@@ -101,6 +102,7 @@ pub struct Settings {
     pub listen_address: IpAddr,
     pub port: u16,
     pub tls: Option<TlsSettings>,
+    pub service_tls: Option<ServiceTlsSettings>,
     pub data_directory: PathBuf,
     pub host_directory: PathBuf,
     pub docker_url: String,
@@ -184,6 +186,7 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
             format!("is {external_ip}, to which no client can connect; give external_host as well"),
         );
     }
+    let external_host = external_host.unwrap_or_else(|| external_ip.to_string());
     let listen_address = over.listen_address.or(address("listen_address")).unwrap_or(loopback);
     Settings {
         name: name(node, over),
@@ -199,7 +202,8 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
         docker_certificates_directory: node
             .string("docker_certificates_directory")
             .map_or_else(|| PathBuf::from("/etc/docker/certs.d"), PathBuf::from),
-        external_host: external_host.unwrap_or_else(|| external_ip.to_string()),
+        service_tls: service_tls::settings(node, &external_host),
+        external_host,
         external_ip,
         host_ports: host_ports(node),
         encryption_keys: encryption_keys(node),

@@ -1,6 +1,6 @@
 //! The document that a binding hands out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use super::{
     BindingSecrets, InstanceSecrets,
     template::{self, TemplateError},
 };
-use crate::catalog::{ContainerPort, Credentials, Plan};
+use crate::catalog::{ContainerPort, Credentials, Plan, ServiceTls};
 
 /// RFC 3986 "unreserved" characters stay as they are in the parts of a URI.
 const URI_PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub instance_id: &'a str,
     /// Id of the binding.
     pub binding_id: &'a str,
+    /// What clients have to trust, PEM; `None` when the instance does without TLS.
+    pub ca_certificate: Option<&'a str>,
 }
 
 /// What OSB calls the "Service Binding" of `plan`: `credentials`, `endpoints` and, if the service
@@ -41,11 +43,14 @@ pub struct Facts<'a> {
 /// # Errors
 /// [`TemplateError`] when the plan's template uses something that this instance does not have.
 pub fn binding_document(plan: &Plan, facts: &Facts<'_>) -> Result<Value, TemplateError> {
-    let mut shown = credentials(&plan.credentials, facts);
+    let tls = plan.tls.as_ref().filter(|_| facts.ca_certificate.is_some());
+    let mut shown = credentials(&plan.credentials, tls, facts);
     if let Some(template) = &plan.credentials.template {
         let mut context = shown.clone();
         context.insert("instance_id".to_owned(), facts.instance_id.into());
         context.insert("binding_id".to_owned(), facts.binding_id.into());
+        context.entry("tls").or_insert(false.into());
+        context.entry("ca_certificate").or_insert("".into());
         if let Value::Object(rendered) = template::render(template, &context)? {
             shown = rendered;
         }
@@ -76,7 +81,11 @@ pub fn binding_document(plan: &Plan, facts: &Facts<'_>) -> Result<Value, Templat
 }
 
 /// cf-containers-broker's credentials, with its escaping put right.
-fn credentials(shape: &Credentials, facts: &Facts<'_>) -> Map<String, Value> {
+fn credentials(
+    shape: &Credentials,
+    tls: Option<&ServiceTls>,
+    facts: &Facts<'_>,
+) -> Map<String, Value> {
     let mut map = Map::new();
     let hostname = shape.hostname.as_deref().unwrap_or(facts.host);
     map.insert("hostname".to_owned(), hostname.into());
@@ -106,8 +115,21 @@ fn credentials(shape: &Credentials, facts: &Facts<'_>) -> Map<String, Value> {
         map.insert("username".to_owned(), own.username.as_str().into());
         map.insert("password".to_owned(), own.password.as_str().into());
     }
+    if let Some(ca) = facts.ca_certificate {
+        map.insert("tls".to_owned(), true.into());
+        map.insert("ca_certificate".to_owned(), ca.into());
+    }
     if let Some(prefix) = shape.uri.as_ref().and_then(|uri| uri.prefix.as_deref()) {
-        map.insert("uri".to_owned(), uri(prefix, hostname, port, &map).into());
+        let prefix = tls.and_then(|tls| tls.uri_prefix.as_deref()).unwrap_or(prefix);
+        let mut uri = uri(prefix, hostname, port, &map);
+        for (index, (name, value)) in
+            tls.into_iter().flat_map(|tls| &tls.uri_parameters).enumerate()
+        {
+            let separator = if index == 0 { '?' } else { '&' };
+            // Writing to a string cannot fail.
+            let _infallible = write!(uri, "{separator}{}={}", encode(name), encode(value));
+        }
+        map.insert("uri".to_owned(), uri.into());
     }
     map
 }
@@ -161,8 +183,9 @@ mod tests {
             own: None,
             instance_id: "i",
             binding_id: "b",
+            ca_certificate: None,
         };
-        Value::Object(credentials(shape, &facts))
+        Value::Object(credentials(shape, None, &facts))
     }
 
     fn key(name: &str) -> KeyValue {

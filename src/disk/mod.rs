@@ -5,6 +5,7 @@
 //! ```text
 //! <safe name>/volumes/<path in the container>   mounted; owner and mode of the plan
 //! <safe name>/draft                             a volume that is being made
+//! <safe name>/tls                               the certificate; see `certificate.rs`
 //! .trash/<safe name>.<random>                   on its way out
 //! ```
 //!
@@ -12,11 +13,15 @@
 //! only through [`Disk::remove`], in one rename, so that a half-removed one is never mistaken for
 //! an instance's.
 
+mod certificate;
+
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
+
+pub use certificate::{CertificateFiles, Installed};
 
 use crate::catalog::Volume;
 

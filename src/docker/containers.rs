@@ -8,9 +8,9 @@ use bollard::{
     exec::{CreateExecOptions, StartExecResults},
     models::{ContainerInspectResponse, ContainerUpdateBody, HealthStatusEnum},
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
-        StartContainerOptions, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
+        ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+        RenameContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -139,6 +139,17 @@ impl Engine {
                 other => other,
             };
         self.call("stop", &object(name), SLOW + grace, request).await
+    }
+
+    /// Sends a signal to the process of a running container.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn signal(&self, name: &str, signal: &str) -> Result<(), DockerError> {
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        let request =
+            async |docker: &bollard::Docker| docker.kill_container(name, Some(options)).await;
+        self.call("signal", &object(name), QUICK, request).await
     }
 
     /// Removes the container of an instance with its anonymous volumes. One that is gone is fine;

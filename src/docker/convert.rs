@@ -87,6 +87,7 @@ fn mount(mount: &super::spec::Mount) -> DockerMount {
         typ: Some(MountType::BIND),
         source: Some(mount.source.display().to_string()),
         target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
         ..DockerMount::default()
     }
 }

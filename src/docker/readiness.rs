@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::{ContainerFacts, DockerError, Engine};
-use crate::catalog::{ContainerPort, Exchange, Protocol, Readiness, ReadinessCheck};
+use crate::{
+    catalog::{ContainerPort, Exchange, Protocol, Readiness, ReadinessCheck},
+    probe::{self, Trust},
+};
 
 /// Pause between attempts: short at first, because most services are up in a moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -125,9 +128,9 @@ impl Engine {
                 Ok(())
             }
             ReadinessCheck::Tcp(_) => any_port(address()?, published).await,
-            ReadinessCheck::Exchange(Exchange { port, send, expect }) => {
-                let answer = exchange(address()?, *port, send.as_bytes(), expect.as_bytes());
-                timeout(ATTEMPT, answer).await.map_err(|_| format!("port {port}: no answer"))?
+            ReadinessCheck::Exchange(check) => {
+                let answer = timeout(ATTEMPT, exchange(address()?, check)).await;
+                answer.map_err(|_| format!("port {}: no answer", check.port))?
             }
             ReadinessCheck::Http { port, path } => get(address()?, *port, path).await,
             ReadinessCheck::Exec(command) => {
@@ -154,14 +157,18 @@ async fn connect(address: IpAddr, port: ContainerPort) -> Result<TcpStream, Stri
     }
 }
 
-async fn exchange(
-    address: IpAddr,
-    port: ContainerPort,
-    send: &[u8],
-    expect: &[u8],
-) -> Result<(), String> {
-    let mut stream = connect(address, port).await?;
-    let answer = crate::probe::exchange(&mut stream, send, expect).await;
+async fn exchange(address: IpAddr, check: &Exchange) -> Result<(), String> {
+    let Exchange { port, send, expect, tls } = check;
+    let (send, expect) = (send.as_bytes(), expect.as_bytes());
+    let mut stream = connect(address, *port).await?;
+    let answer = if *tls {
+        // Whether its certificate is good for clients is not asked: it may be renewed later.
+        let secured = probe::secure(stream, &address.to_string(), Trust::Anybody).await;
+        let mut stream = secured.map_err(|error| format!("port {port}: {error}"))?;
+        probe::exchange(&mut stream, send, expect).await
+    } else {
+        probe::exchange(&mut stream, send, expect).await
+    };
     answer.map_err(|error| format!("port {port}: {error}"))
 }
 

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::Labels;
 use crate::catalog::{
-    ContainerPort, Definition, ImageReference, Limits, RestartPolicy, Tmpfs, hex,
+    ContainerPort, Definition, ImageReference, Limits, RestartPolicy, TLS_VARIABLE, Tmpfs, hex,
 };
 
 /// Size and number of a container's log files.
@@ -21,6 +21,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// Absolute path in the container.
     pub target: String,
+    /// The container cannot write to it.
+    pub read_only: bool,
 }
 
 /// Everything that makes a container, in the broker's own terms.
@@ -74,6 +76,8 @@ pub struct Inputs<'a> {
     pub publish_address: IpAddr,
     /// Host directory of each volume, in the plan's order.
     pub directories: Vec<PathBuf>,
+    /// Host directory of its certificate; `None`: it does without TLS.
+    pub certificate: Option<PathBuf>,
 }
 
 /// Name of the container of an instance.
@@ -95,8 +99,21 @@ pub fn container_spec(inputs: Inputs<'_>) -> ContainerSpec {
         environment.retain(|(known, _)| *known != name);
         environment.push((name, value));
     }
+    // Last of all: nobody else may say that there is TLS, or that there is none.
+    if let Some(tls) = &plan.tls {
+        environment.retain(|(known, _)| known != TLS_VARIABLE);
+        let word = tls.word(inputs.certificate.is_some());
+        environment.push((TLS_VARIABLE.to_owned(), word.to_owned()));
+    }
     let targets = container.volumes.iter().map(|volume| volume.path.clone());
-    let mounts = inputs.directories.into_iter().zip(targets);
+    let volumes = inputs.directories.into_iter().zip(targets);
+    let mut mounts: Vec<Mount> =
+        volumes.map(|(source, target)| Mount { source, target, read_only: false }).collect();
+    mounts.extend(inputs.certificate.zip(plan.tls.as_ref()).map(|(source, tls)| Mount {
+        source,
+        target: tls.directory.clone(),
+        read_only: true,
+    }));
     ContainerSpec {
         name: container_name(inputs.owner, inputs.instance_name),
         // The same in every generation, for servers that put it into their data.
@@ -109,7 +126,7 @@ pub fn container_spec(inputs: Inputs<'_>) -> ContainerSpec {
         environment,
         ports: inputs.ports,
         publish_address: inputs.publish_address,
-        mounts: mounts.map(|(source, target)| Mount { source, target }).collect(),
+        mounts,
         restart: container.restart.clone(),
         limits: container.limits.clone(),
         cap_add: container.hardening.cap_add.clone(),

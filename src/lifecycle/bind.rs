@@ -240,6 +240,9 @@ impl Broker {
                 return Ok(Err(Refusal::Invalid(text)));
             }
         }
+        if let Err(refusal) = self.require_ca(row) {
+            return Ok(Err(refusal));
+        }
         let hooked = plan.lifecycle.bind.is_some();
         let lifetime_seconds =
             plan.binding_lifetime.and_then(|lifetime| i64::try_from(lifetime.as_secs()).ok());
@@ -298,6 +301,7 @@ impl Broker {
             own: None,
             instance_id: &row.id,
             binding_id,
+            ca_certificate: self.ca_certificate(&private),
         };
         binding_document(plan, &facts)
             .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))

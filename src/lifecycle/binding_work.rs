@@ -137,6 +137,7 @@ impl Broker {
             own: sealed.secrets.as_ref(),
             instance_id: &instance.row.id,
             binding_id,
+            ca_certificate: self.ca_certificate(&instance.private),
         };
         let mut document = binding_document(plan, &facts)
             .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))?;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
-    config::PortRange,
+    config::{PortRange, ServiceTlsSettings},
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, Images},
@@ -33,6 +33,8 @@ use crate::{
 pub struct Limits {
     /// Host that bindings name.
     pub external_host: String,
+    /// The CA of instances' certificates, if they are to speak TLS.
+    pub service_tls: Option<ServiceTlsSettings>,
     /// Host ports that instances may get.
     pub host_ports: PortRange,
     /// Most instances in all; 0: no limit.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Broker,
+    certificates::tls_of,
     error::{Failure, InternalError},
     fault::{Step, reach},
     instance::{Instance, parameter_environment, port_map},
@@ -42,10 +43,11 @@ impl Faults {
 /// The readiness check of an instance, with its credentials where the plan asks for them.
 fn readiness_of(instance: &Instance) -> Result<Readiness, Failure> {
     let mut readiness = instance.definition.plan.container.readiness.clone();
-    if let ReadinessCheck::Exchange(Exchange { send, .. }) = &mut readiness.check {
+    if let ReadinessCheck::Exchange(Exchange { send, tls, .. }) = &mut readiness.check {
         *send = render_text(send, &instance.private.secrets).map_err(|error| {
             Failure::because(format!("the readiness check of this plan: {error}"))
         })?;
+        *tls &= tls_of(instance).is_some();
     }
     Ok(readiness)
 }
@@ -78,6 +80,9 @@ impl Broker {
             ports: instance.ports.clone(),
             publish_address: self.docker.publish_address(),
             directories: self.disk.paths(&instance.row.name, &plan.container.volumes)?,
+            certificate: tls_of(instance)
+                .map(|_| self.disk.certificate_directory(&instance.row.name))
+                .transpose()?,
         }))
     }
 
@@ -169,6 +174,7 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let name = self.container_name(&instance.row.name);
+        self.require_certificate(instance).await?;
         reached(faults.directories);
         let mut attempts = 0;
         loop {

@@ -26,6 +26,9 @@ pub(super) struct Private {
     /// Plans that it had before, for platforms that did not hear of a change.
     #[serde(default)]
     pub(super) former_plans: Vec<String>,
+    /// Whether it speaks TLS. Decided when it is made, as its bindings say so.
+    #[serde(default)]
+    pub(super) tls: bool,
 }
 
 /// A stored definition, unsealed.

@@ -21,6 +21,7 @@ mod bind;
 mod binding;
 mod binding_work;
 mod broker;
+mod certificates;
 mod container;
 mod deprovision;
 mod error;

@@ -124,6 +124,7 @@ impl Broker {
                 context: request.context.clone(),
                 dashboard_url: None,
                 former_plans: Vec::new(),
+                tls: plan.tls.is_some() && broker.limits.service_tls.is_some(),
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
                 Ok(sealed) => sealed,

@@ -160,6 +160,12 @@ impl Broker {
         {
             return Ok(Err(refusal));
         }
+        if private.tls && target.definition.plan.tls.is_none() {
+            return Ok(Err(Refusal::Unprocessable(format!(
+                "clients of the service instance use TLS, which plan {:?} does not have",
+                target.definition.plan.name
+            ))));
+        }
         if target.plan_id != row.plan_id {
             let max = target.definition.plan.max_instances.unwrap_or(0);
             // The instance is there already, so the limit in all does not matter.

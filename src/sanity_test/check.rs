@@ -9,7 +9,7 @@ use crate::{
     catalog::{Exchange, Plan},
     credentials::{redact, render_document_text},
     docker::Engine,
-    probe,
+    probe::{self, Trust},
     telemetry::Chain,
 };
 
@@ -17,7 +17,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const EXCHANGE: Duration = Duration::from_secs(30);
 const EXEC: Duration = Duration::from_mins(1);
 /// Entries of the credentials that are no secrets.
-const OPEN: [&str; 5] = ["host", "hostname", "port", "username", "dbname"];
+const OPEN: [&str; 6] = ["host", "hostname", "port", "username", "dbname", "ca_certificate"];
 
 /// The checks of one instance.
 pub(super) struct Checks<'a> {
@@ -81,7 +81,15 @@ impl Checks<'_> {
         };
         let text = render_document_text(&exchange.send, credentials).map_err(|e| e.to_string())?;
         let mut stream = connect(host, port).await?;
-        let answer = probe::exchange(&mut stream, text.as_bytes(), exchange.expect.as_bytes());
+        let (send, expect) = (text.as_bytes(), exchange.expect.as_bytes());
+        let ca = credentials["ca_certificate"].as_str().filter(|_| exchange.tls);
+        let answer = async {
+            let Some(ca) = ca else {
+                return probe::exchange(&mut stream, send, expect).await.map_err(|e| e.to_string());
+            };
+            let mut stream = probe::secure(stream, host, Trust::Authorities(ca)).await?;
+            probe::exchange(&mut stream, send, expect).await.map_err(|e| e.to_string())
+        };
         match timeout(EXCHANGE, answer).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("{host}:{port} ({}): {error}", exchange.port)),

@@ -47,6 +47,8 @@ mod recovery;
 mod registrar;
 mod registrar_faults;
 mod sanity_test;
+mod service_tls;
+mod service_tls_settings;
 mod shipped_services;
 mod try_service;
 mod update;

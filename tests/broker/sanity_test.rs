@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    TestBroker, busybox_service, eventually, redis_yaml, service_file, switch_yaml,
+    Ca, TestBroker, busybox_service, eventually, redis_yaml, service_file, switch_yaml,
 };
 
 /// How the command ended, with its output in one piece.
@@ -66,6 +66,18 @@ async fn every_plan_passes_twice_in_a_row_and_nothing_is_left() {
             nothing_is_left(&broker);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shipped_services_pass_with_their_own_checks_over_tls() {
+    let ca = Ca::new("sanity test");
+    let files = ["op-redis7.yml", "op-postgres17.yml", "op-mariadb11.yml"].map(service_file);
+    let broker = TestBroker::builder().services(&files).setting(ca.setting("")).start().await;
+    let only = ["redis7/small", "postgres17/small", "mariadb11/small"];
+    let args: Vec<&str> = only.into_iter().flat_map(|name| ["--only", name]).collect();
+    let run = run(&broker, &args).await;
+    assert_eq!(run.code, Some(0), "{}", run.text);
+    nothing_is_left(&broker);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ mod registrar;
 mod registry;
 mod services;
 mod session;
+mod tls;
 
 pub(crate) use amqp::Amqp;
 pub(crate) use broker::{Builder, TestBroker, reserve_ports};
@@ -34,6 +35,7 @@ pub(crate) use services::{
     REDIS, SWITCH, busybox_service, plan_of, redis_yaml, service_file, switch_yaml,
 };
 pub(crate) use session::Session;
+pub(crate) use tls::{Ca, client, session, shown_certificate};
 
 use std::{future::Future, time::Duration};
 

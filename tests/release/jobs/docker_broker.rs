@@ -47,6 +47,20 @@ fn with_a_certificate_the_api_is_https_and_plain_http_stays_on_the_vm() {
 }
 
 #[test]
+fn a_ca_for_services_is_a_setting_with_its_key() -> anyhow::Result<()> {
+    assert_eq!(settings_of(&render(&json!({}))).get("service_tls"), None);
+    let (ca_certificate, ca_private_key) = certificate();
+    let given = json!({"ca_certificate": ca_certificate, "ca_private_key": ca_private_key});
+    assert_eq!(settings_of(&render(&json!({ "service_tls": given })))["service_tls"], given);
+
+    let alone = json!({"service_tls": {"ca_certificate": ca_certificate}});
+    let deployment = Deployment::new(with(broker_properties(), &alone));
+    let error = deployment.render("docker-broker").expect_err("without its key").to_string();
+    anyhow::ensure!(error.contains("service_tls.ca_private_key"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn every_property_of_the_same_name_is_a_setting() {
     let given = json!({
         "username": "platform", "password": "p", "require_api_version": false,
