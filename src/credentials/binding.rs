@@ -106,7 +106,7 @@ fn credentials(shape: &Credentials, facts: &Facts<'_>) -> Map<String, Value> {
     map
 }
 
-fn main_port(shape: &Credentials, ports: &BTreeMap<ContainerPort, u16>) -> Option<u16> {
+pub(super) fn main_port(shape: &Credentials, ports: &BTreeMap<ContainerPort, u16>) -> Option<u16> {
     match shape.uri.as_ref().and_then(|uri| uri.port) {
         Some(wanted) => ports.get(&wanted).copied(),
         None if ports.len() == 1 => ports.values().next().copied(),

@@ -9,9 +9,11 @@ mod instance;
 mod keyring;
 mod redact;
 mod template;
+mod tokens;
 
 pub use binding::{Facts, binding_document};
 pub use instance::InstanceSecrets;
 pub use keyring::{KeyError, Keyring};
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};
+pub use tokens::{TokenError, Tokens};
