@@ -108,6 +108,9 @@ pub struct Credentials {
     pub uri: Option<UriShape>,
     /// A whole document of its own, with handlebars in its strings.
     pub template: Option<Value>,
+    /// The same with `$HOST`, `$PORT` and `$PORT_<n>` as well.
+    #[serde(default)]
+    pub fixed: Option<Value>,
 }
 
 /// A credential: the environment variable that tells the container, and, when it is not random,

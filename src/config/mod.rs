@@ -10,6 +10,7 @@
 mod container;
 mod convert;
 mod emit;
+mod existing;
 mod files;
 mod legacy;
 mod node;

@@ -64,6 +64,9 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         node.error("container", "is missing; it is required");
     }
     let credentials = credentials(&node);
+    // Parameters as environment need a container that is yet to be made.
+    let existing = container_node.as_ref().is_some_and(|container| container.has("existing"));
+    let is_legacy = schemas.is_empty() && !existing;
     let plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
@@ -78,7 +81,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
             .and_then(|max| u32::try_from(max).ok()),
         maintenance_info: maintenance_info(&node),
         maximum_polling_duration_seconds: node.integer("maximum_polling_duration", 1, 604_800),
-        parameters: parameters(&node, schemas.is_empty()),
+        parameters: parameters(&node, is_legacy),
         schemas,
         container: container_node.map_or_else(container::placeholder, container::container),
         credentials,
@@ -88,6 +91,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);
+    check_existing(&node, &plan);
     node.finish();
     plan
 }
@@ -131,9 +135,9 @@ fn schemas(node: &Node<'_>) -> Schemas {
 }
 
 /// Without `parameters` and `schemas` a plan is one of cf-containers-broker's.
-fn parameters(node: &Node<'_>, no_schemas: bool) -> Parameters {
+fn parameters(node: &Node<'_>, is_legacy: bool) -> Parameters {
     let Some(entries) = node.entries("parameters") else {
-        return if no_schemas { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
+        return if is_legacy { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
     };
     for (name, variable) in &entries {
         if !is_environment_name(variable) {
@@ -161,8 +165,12 @@ fn credentials(node: &Node<'_>) -> Credentials {
             uri.finish();
             shape
         }),
-        template: template(&credentials),
+        template: template(&credentials, "template"),
+        fixed: template(&credentials, "static"),
     };
+    if found.template.is_some() && found.fixed.is_some() {
+        credentials.error("static", "and template are two documents; one of them is needed");
+    }
     credentials.finish();
     found
 }
@@ -193,10 +201,10 @@ fn hostname(node: &Node<'_>) -> Option<String> {
     value
 }
 
-fn template(node: &Node<'_>) -> Option<Json> {
-    let template = node.json_object("template")?;
+fn template(node: &Node<'_>, key: &'static str) -> Option<Json> {
+    let template = node.json_object(key)?;
     if let Err(error) = credentials::check_template(&template) {
-        node.error("template", error.to_string());
+        node.error(key, error.to_string());
     }
     Some(template)
 }
@@ -227,6 +235,34 @@ fn check_ports(node: &Node<'_>, plan: &Plan) {
         if let Some(port) = port.filter(|port| !published.contains(port)) {
             node.error(key, format!("is {port}, which is not among container.expose_ports"));
         }
+    }
+    let ports = published.iter().map(|port| (*port, port.number)).collect();
+    let tokens = credentials::Tokens::new(&plan.credentials, "", &ports);
+    if let Some(fixed) = &plan.credentials.fixed
+        && let Err(error) = tokens.fill(fixed)
+    {
+        node.error("credentials.static", format!("{error}: it is not among expose_ports"));
+    }
+}
+
+/// An environment reaches no container that runs already.
+fn check_existing(node: &Node<'_>, plan: &Plan) {
+    if plan.container.existing.is_none() {
+        return;
+    }
+    let credentials = &plan.credentials;
+    let shown = [
+        ("credentials.username", &credentials.username),
+        ("credentials.password", &credentials.password),
+        ("credentials.dbname", &credentials.dbname),
+    ];
+    for (key, credential) in shown {
+        if credential.as_ref().is_some_and(|credential| credential.value.is_none()) {
+            node.error(key, "needs its value: the broker does not make that container");
+        }
+    }
+    if matches!(&plan.parameters, Parameters::Declared(names) if !names.is_empty()) {
+        node.warning("parameters", "have no effect on a container that the broker does not make");
     }
 }
 

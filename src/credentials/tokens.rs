@@ -10,7 +10,7 @@ use crate::catalog::{ContainerPort, Credentials, Protocol};
 /// A token for a port that the container does not publish.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the container publishes no port for ${0}")]
-pub struct TokenError(String);
+pub struct TokenError(pub(super) String);
 
 /// What the tokens stand for.
 #[derive(Debug)]
@@ -64,12 +64,11 @@ impl<'a> Tokens<'a> {
             let end =
                 after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
             let (word, tail) = after.split_at(end);
-            match self.value(word)? {
-                Some(value) => filled.push_str(&value),
-                None => {
-                    filled.push('$');
-                    filled.push_str(word);
-                }
+            if let Some(value) = self.value(word)? {
+                filled.push_str(&value);
+            } else {
+                filled.push('$');
+                filled.push_str(word);
             }
             rest = tail;
         }

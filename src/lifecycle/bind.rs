@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     BindRequest, BoundDocument, Broker, Refusal, RotationRequest,
     error::InternalError,
+    existing::Ports,
     fault::{Step, reach},
     instance::{Private, damaged, open_definition, port_map, state_of},
 };
@@ -64,6 +65,7 @@ impl Broker {
     pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<BoundDocument, Refusal> {
         self.check_bind_parameters(&request)?;
         self.look_for(&request.instance_id).await?;
+        let ports = self.ports_to_bind(&request.instance_id).await;
         let broker = Arc::clone(self);
         let bound = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {
@@ -78,7 +80,7 @@ impl Broker {
                 bind_resource: request.bind_resource,
                 predecessor: None,
             };
-            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted)
+            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
         let bound = bound.await??;
         reach(Step::BindCommitted);
@@ -95,6 +97,7 @@ impl Broker {
         request: RotationRequest,
     ) -> Result<BoundDocument, Refusal> {
         self.look_for(&request.instance_id).await?;
+        let ports = self.ports_to_bind(&request.instance_id).await;
         let broker = Arc::clone(self);
         let bound = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {
@@ -132,7 +135,7 @@ impl Broker {
                 },
                 Err(error) => return Ok(Err(error.into())),
             };
-            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted)
+            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
         let bound = bound.await??;
         reach(Step::BindCommitted);
@@ -208,6 +211,7 @@ impl Broker {
         row: &InstanceRow,
         binding_id: &str,
         wanted: Wanted,
+        existing: Result<Option<Ports>, Refusal>,
     ) -> Result<Result<BoundDocument, Refusal>, RowError> {
         if let Some(found) = rows.find_binding(&row.id, binding_id)? {
             return Ok(match Sealed::open(&self.keys, &found) {
@@ -219,12 +223,16 @@ impl Broker {
             Ok(plan) => plan,
             Err(error) => return Ok(Err(error.into())),
         };
-        let port_rows = rows.list_ports(&row.id)?;
+        let existing = match existing {
+            Ok(existing) => existing,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let stored = rows.list_ports(&row.id)?;
         let made = (|| {
             let private = Private::open(&self.keys, row)?;
             let facts = Facts {
                 host: &self.limits.external_host,
-                ports: &port_map(&port_rows)?,
+                ports: &existing.map_or_else(|| port_map(&stored), Ok)?,
                 secrets: &private.secrets,
                 instance_id: &row.id,
                 binding_id,

@@ -6,7 +6,7 @@ use super::{
     Accepted, Broker, DeleteRequest, Event, InstanceState, Refusal, Transition,
     error::Failure,
     fault::{Step, reach},
-    instance::{Private, operation_id, state_of},
+    instance::{Instance, Private, operation_id, state_of},
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
     replace::standby_name,
     retry::{check, while_unreachable},
@@ -107,6 +107,25 @@ impl Broker {
     ) -> Result<(), Failure> {
         let instance = self.get(&operation.instance_id).await?;
         // The place of the deprovision hook (docs/architecture.md, "Seams").
+        if !instance.is_guest() {
+            self.take_down(&instance, context).await?;
+        }
+        let finished = self.conclude(&context.cancel, || {
+            let (operation_id, instance_id) = (operation.id.clone(), instance.row.id.clone());
+            move |rows| {
+                rows.delete_instance(&instance_id)?;
+                rows.finish_operation(&operation_id, SUCCEEDED, None)?;
+                rows.delete_old_operations()?;
+                Ok(Ok::<(), Failure>(()))
+            }
+        });
+        finished.await??;
+        reach(Step::DeprovisionCommitted);
+        Ok(())
+    }
+
+    /// Removes the containers of an instance, and its directories.
+    async fn take_down(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
         let grace = instance.definition.plan.container.stop_timeout;
         let name = self.container_name(&instance.row.name);
         context.step("stopping the container");
@@ -127,19 +146,8 @@ impl Broker {
         self.docker.leave_network(&instance.row.id).await;
         reach(Step::DeprovisionRemoved);
         context.step("removing the data");
-        self.remove_directories(&instance).await?;
+        self.remove_directories(instance).await?;
         reach(Step::DeprovisionDirectories);
-        let finished = self.conclude(&context.cancel, || {
-            let (operation_id, instance_id) = (operation.id.clone(), instance.row.id.clone());
-            move |rows| {
-                rows.delete_instance(&instance_id)?;
-                rows.finish_operation(&operation_id, SUCCEEDED, None)?;
-                rows.delete_old_operations()?;
-                Ok(Ok::<(), Failure>(()))
-            }
-        });
-        finished.await??;
-        reach(Step::DeprovisionCommitted);
         Ok(())
     }
 }

@@ -51,6 +51,13 @@ pub(super) struct Instance {
     pub(super) ports: BTreeMap<ContainerPort, u16>,
 }
 
+impl Instance {
+    /// Whether it lives in a container that is not its own.
+    pub(super) fn is_guest(&self) -> bool {
+        self.definition.plan.container.existing.is_some()
+    }
+}
+
 pub(super) fn damaged(what: &str, why: impl Into<String>) -> InternalError {
     InternalError::Damaged { what: what.to_owned(), why: why.into() }
 }

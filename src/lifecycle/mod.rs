@@ -22,6 +22,7 @@ mod broker;
 mod container;
 mod deprovision;
 mod error;
+mod existing;
 pub mod fault;
 mod fetch;
 mod instance;

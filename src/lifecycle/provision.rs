@@ -75,8 +75,13 @@ impl Broker {
         request: ProvisionRequest,
     ) -> Result<Decision, Refusal> {
         let definition = SealedDefinition::new(&self.keys, &Definition::from(offer))?;
-        let status = self.images.status(&offer.plan.container.image);
-        let ports = match (&offer.plan.container.expose_ports, &status) {
+        let container = &offer.plan.container;
+        let is_existing = container.existing.is_some();
+        let status =
+            if is_existing { ImageStatus::Pending } else { self.images.status(&container.image) };
+        let ports = match (&container.expose_ports, &status) {
+            // They belong to the container.
+            _ if is_existing => Vec::new(),
             (stated, _) if !stated.is_empty() => stated.clone(),
             (_, ImageStatus::Ready(facts)) => facts.ports.clone(),
             // Reserved by the operation, as soon as the image says which.
@@ -84,7 +89,7 @@ impl Broker {
         };
         let unavailable = match status {
             ImageStatus::Failed(message) => Some(message),
-            ImageStatus::Pending | ImageStatus::Ready(_) => None,
+            ImageStatus::Pending | ImageStatus::Ready(_) => self.missing_container(container).await,
         };
         // A deprovision removes the directory before the row, so this is a lost or older store.
         let remains = self.has_directory(&request.instance_id.safe_name()).await?;
@@ -264,6 +269,12 @@ impl Broker {
     }
 
     async fn make(&self, instance: &mut Instance, context: &Context) -> Result<(), Failure> {
+        if instance.is_guest() {
+            self.join_existing(instance, context).await?;
+            self.wait_until_ready(instance, context).await?;
+            reach(Step::ProvisionReady);
+            return Ok(());
+        }
         let image = self.require_image(&instance.definition, context).await?;
         reach(Step::ProvisionImage);
         self.require_ports(instance, &image).await?;
@@ -281,6 +292,9 @@ impl Broker {
 
     /// Takes back what this attempt made. No tenant has had access to it.
     async fn undo(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
+        if instance.is_guest() {
+            return Ok(());
+        }
         self.remove_container(instance, context).await?;
         self.remove_directories(instance).await
     }

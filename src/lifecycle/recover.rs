@@ -64,6 +64,7 @@ impl Broker {
         let Some(owned) = self.wait_for_docker().await else { return Ok(()) };
         self.recovery.send_replace(Recovery::Running);
         self.report_orphans(&owned).await?;
+        self.report_missing_containers().await;
         let by_name: Arc<HashMap<String, OwnedContainer>> =
             Arc::new(owned.into_iter().map(|one| (one.name.clone(), one)).collect());
         let ids = self.store.read(|rows| rows.list_instance_ids()).await?;
@@ -132,6 +133,9 @@ impl Broker {
         let name = self.container_name(&instance.row.name);
         let deadline = Instant::now() + self.limits.operation_timeout;
         let context = Context::unattended(cancel, deadline);
+        if instance.is_guest() {
+            return self.join_existing(&mut instance, &context).await;
+        }
         if instance.state == InstanceState::UpdateFailed {
             self.require_data(&instance).await?;
             return self.restore_after_update(&instance, &context).await;

@@ -148,6 +148,9 @@ impl Broker {
             rows.update_instance(&InstanceRow { maintenance: target.maintenance, sealed, ..row })?;
             return Ok(Ok(Decision::Applied));
         }
+        if let Err(refusal) = keeps_home(&current.plan, &target.definition.plan) {
+            return Ok(Err(refusal));
+        }
         if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan) {
             return Ok(Err(refusal));
         }
@@ -260,6 +263,17 @@ fn merge(known: &Map<String, Value>, given: Option<&Map<String, Value>>) -> Map<
         }
     }
     merged
+}
+
+/// An instance stays where it is: its data would not come along.
+fn keeps_home(from: &Plan, to: &Plan) -> Result<(), Refusal> {
+    if from.container.existing == to.container.existing {
+        return Ok(());
+    }
+    Err(Refusal::Unprocessable(format!(
+        "instances of plan {:?} live in another container than those of plan {:?}",
+        to.name, from.name
+    )))
 }
 
 /// Data in a volume that the target plan does not mount would seem lost.

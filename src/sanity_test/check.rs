@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     catalog::{Exchange, Plan},
     credentials::{redact, render_document_text},
-    docker::Engine,
+    docker::{Engine, OwnedContainer},
     probe,
     telemetry::Chain,
 };
@@ -89,12 +89,20 @@ impl Checks<'_> {
         }
     }
 
-    async fn exec(&self, command: &[String], credentials: &Value) -> Result<(), String> {
+    /// The name of the container that serves the instance.
+    async fn container(&self) -> Result<String, String> {
+        if let Some(name) = &self.plan.container.existing {
+            return Ok(name.clone());
+        }
         let owned = self.engine.list_owned().await.map_err(|e| Chain(&e).to_string())?;
-        let container = owned
-            .iter()
-            .find(|one| one.running && one.labels.instance_id == self.instance_id)
-            .ok_or("its container does not run")?;
+        let serves =
+            |one: &OwnedContainer| one.running && one.labels.instance_id == self.instance_id;
+        let found = owned.into_iter().find(serves).ok_or("its container does not run")?;
+        Ok(found.name)
+    }
+
+    async fn exec(&self, command: &[String], credentials: &Value) -> Result<(), String> {
+        let container = self.container().await?;
         let environment: Vec<String> =
             ["hostname", "port", "username", "password", "dbname", "uri"]
                 .into_iter()
@@ -103,7 +111,7 @@ impl Checks<'_> {
                     Some(format!("BINDING_{}={value}", name.to_uppercase()))
                 })
                 .collect();
-        let ran = self.engine.exec(&container.name, command, &environment, EXEC).await;
+        let ran = self.engine.exec(&container, command, &environment, EXEC).await;
         let (code, output) = ran.map_err(|e| Chain(&e).to_string())?;
         if code == 0 {
             return Ok(());
