@@ -9,7 +9,7 @@ const SERVICE: (&str, &str) = ("static-service", "static-plan");
 /// A plan with two ports whose numbers begin alike.
 fn yaml() -> String {
     format!(
-        r#"services:
+        r"services:
 - id: {}
   name: static
   description: static credentials
@@ -31,7 +31,7 @@ fn yaml() -> String {
         port: $PORT
         $HOST: {{number: 7, nothing: null, yes: true, real: 1.5}}
         list: ['$PORT_33060', ['$PORT_3306/$PORT_33060'], {{deep: '$PORTS {{{{instance_id}}}}'}}]
-"#,
+",
         SERVICE.0, SERVICE.1
     )
 }
