@@ -240,11 +240,8 @@ impl Broker {
         let disk = self.disk.clone();
         let listed = tokio::task::spawn_blocking(move || disk.list());
         let directories = listed.await.map_err(|_| InternalError::Panic)??;
-        let names: HashSet<String> = ids
-            .iter()
-            .filter_map(|id| InstanceId::parse(id.as_str()).ok())
-            .map(|id| id.safe_name())
-            .collect();
+        let names: HashSet<String> =
+            self.store.read(|rows| rows.list_instance_names()).await?.into_iter().collect();
         for directory in directories.iter().filter(|name| !names.contains(*name)) {
             tracing::warn!(directory, "a directory has no instance; it is left alone");
         }

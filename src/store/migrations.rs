@@ -75,6 +75,16 @@ const MIGRATIONS: [&str; 1] = [
     -- One running operation per instance, whatever the code above believes.
     CREATE UNIQUE INDEX operations_running ON operations (instance_id)
         WHERE state = 'in progress' AND binding_id IS NULL;
+
+    -- Shared containers: instances of which no platform knows, and whoever lives in them.
+    CREATE TABLE hosts (
+        instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tenants (
+        instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
+        host_id     TEXT NOT NULL REFERENCES hosts (instance_id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenants_by_host ON tenants (host_id);
     ",
 ];
 
