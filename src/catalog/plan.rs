@@ -62,6 +62,9 @@ pub struct Plan {
     pub parameters: Parameters,
     /// The container.
     pub container: ContainerPlan,
+    /// Several instances in one container; `None`: one in each.
+    #[serde(default)]
+    pub tenancy: Option<Tenancy>,
     /// What a binding hands out.
     pub credentials: Credentials,
     /// Where logs may be drained to.
@@ -69,6 +72,13 @@ pub struct Plan {
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,
+}
+
+/// A container that instances share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenancy {
+    /// Most instances in one container.
+    pub max_instances: u32,
 }
 
 /// What `docker-broker sanity-test` does with a binding, besides connecting to the published TCP
