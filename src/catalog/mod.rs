@@ -10,6 +10,7 @@
 mod container;
 mod document;
 mod ids;
+mod lifecycle;
 mod parameters;
 mod plan;
 mod reference;
@@ -26,6 +27,7 @@ pub use container::{
 };
 pub use document::document;
 pub use ids::{BindingId, InstanceId, InvalidId, MAX_ID_BYTES};
+pub use lifecycle::{Action, Hook, Lifecycle, Script};
 pub use parameters::{Parameters, ParametersError, is_environment_name, is_reserved};
 pub use plan::{
     Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, UriShape,

@@ -13,6 +13,7 @@ mod emit;
 mod existing;
 mod files;
 mod legacy;
+mod lifecycle;
 mod node;
 mod problems;
 mod sanity_test;

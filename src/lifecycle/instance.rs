@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Broker, InstanceState, Refusal, error::InternalError};
 use crate::{
-    catalog::{ContainerPort, Definition, Offer, Plan},
+    catalog::{ContainerPort, Definition, Lifecycle, Offer, Parameters, Plan},
     credentials::{InstanceSecrets, Keyring},
     store::{InstanceRow, PortRow, RowError, Rows},
 };
@@ -20,6 +20,9 @@ pub(super) struct Private {
     /// OSB context, organization and space.
     #[serde(default)]
     pub(super) context: Value,
+    /// What the provision hook said of a dashboard.
+    #[serde(default)]
+    pub(super) dashboard_url: Option<String>,
     /// Plans that it had before, for platforms that did not hear of a change.
     #[serde(default)]
     pub(super) former_plans: Vec<String>,
@@ -108,8 +111,21 @@ pub(super) fn parameter_environment(
     plan: &Plan,
     parameters: &Map<String, Value>,
 ) -> Result<Vec<(String, String)>, Refusal> {
+    let for_hooks = |name: &str| {
+        let Parameters::Declared(names) = &plan.parameters else { return false };
+        let schemas = [&plan.schemas.create, &plan.schemas.update];
+        plan.lifecycle != Lifecycle::default()
+            && !names.contains_key(name)
+            && schemas.into_iter().flatten().any(|schema| schema.declares(name))
+    };
+    // Those that the schema alone declares are in the document that hooks read.
+    let shown: Map<String, Value> = parameters
+        .iter()
+        .filter(|(name, _)| !for_hooks(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     plan.parameters
-        .environment(parameters, &own_variables(plan))
+        .environment(&shown, &own_variables(plan))
         .map_err(|error| Refusal::Invalid(error.to_string()))
 }
 

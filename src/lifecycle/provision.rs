@@ -7,15 +7,15 @@ use super::{
     container::Faults,
     error::{Failure, InternalError},
     fault::{Step, reach},
+    hook::Hooked,
     instance::{
         Instance, Private, SealedDefinition, operation_id, parameter_environment, reserve, state_of,
     },
-    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    last_operation::{FAILED, SUCCEEDED},
     work::Context,
 };
 use crate::{
-    catalog::{ContainerPort, Definition, Offer},
-    credentials::InstanceSecrets,
+    catalog::{Action, ContainerPort, Definition, Offer},
     docker::ImageStatus,
     store::{InstanceRow, OperationRow, RowError, Rows},
     telemetry::Chain,
@@ -122,10 +122,17 @@ impl Broker {
             {
                 return Ok(Err(refusal));
             }
+            // In a container that stays, what a failed attempt has left is found by its names.
+            let left = known.as_ref().filter(|_| is_existing);
+            let left = match left.map(|row| Private::open(&broker.keys, row)).transpose() {
+                Ok(private) => private.map(|private| private.secrets).unwrap_or_default(),
+                Err(error) => return Ok(Err(error.into())),
+            };
             let private = Private {
-                secrets: InstanceSecrets::generate(&plan),
+                secrets: left.extended_for(&plan),
                 parameters: request.parameters.clone(),
                 context: request.context.clone(),
+                dashboard_url: None,
                 former_plans: Vec::new(),
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
@@ -162,15 +169,7 @@ impl Broker {
                 range.first, range.last
             ))));
         }
-        let operation = OperationRow {
-            id: operation_id("provision"),
-            instance_id: id.to_owned(),
-            binding_id: None,
-            kind: "provision".to_owned(),
-            state: IN_PROGRESS.to_owned(),
-            description: None,
-            sealed: None,
-        };
+        let operation = OperationRow::new(operation_id("provision"), "provision", id, None);
         rows.insert_operation(&operation)?;
         Ok(Ok(Decision::Launch(operation)))
     }
@@ -223,20 +222,20 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let mut instance = self.get(&operation.instance_id).await?;
-        if instance.row.generation > 1 {
+        if instance.row.generation > 1 && !instance.is_guest() {
             // Another attempt after one that failed. What that has left, if it could not be undone,
             // was made with other secrets.
-            self.undo(&instance, context).await?;
+            self.undo(&instance, &operation.id, context).await?;
         }
         let polled = context.for_plan(&instance.definition.plan);
-        let made = self.make(&mut instance, &polled).await;
+        let made = self.make(&mut instance, &operation.id, &polled).await;
         match made {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => {
                 reach(Step::ProvisionUndoing);
                 let context = &context.renewed(self.limits.operation_timeout);
-                match self.undo(&instance, context).await {
+                match self.undo(&instance, &operation.id, context).await {
                     Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                     // What is left goes with the deletion of the instance.
                     Err(Failure::Failed { public, cause }) => tracing::error!(
@@ -251,6 +250,7 @@ impl Broker {
                 return Err(failure);
             }
         }
+        instance.row.sealed = instance.private.seal(&self.keys, &instance.row.id)?;
         let finished = self.conclude(&context.cancel, || {
             let (id, row) = (operation.id.clone(), instance.row.clone());
             move |rows| {
@@ -268,13 +268,32 @@ impl Broker {
         Ok(())
     }
 
-    async fn make(&self, instance: &mut Instance, context: &Context) -> Result<(), Failure> {
+    async fn make(
+        &self,
+        instance: &mut Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
         if instance.is_guest() {
             self.join_existing(instance, context).await?;
             self.wait_until_ready(instance, context).await?;
-            reach(Step::ProvisionReady);
-            return Ok(());
+        } else {
+            self.make_container(instance, context).await?;
         }
+        reach(Step::ProvisionReady);
+        let printed = self.run_own_hook(Action::Provision, instance, operation_id, context).await?;
+        if let Hooked::Done(Some(printed)) = printed {
+            instance.private.dashboard_url = self.dashboard_url(instance, &printed);
+        }
+        reach(Step::ProvisionHooked);
+        Ok(())
+    }
+
+    async fn make_container(
+        &self,
+        instance: &mut Instance,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let image = self.require_image(&instance.definition, context).await?;
         reach(Step::ProvisionImage);
         self.require_ports(instance, &image).await?;
@@ -284,16 +303,18 @@ impl Broker {
             created: Some(Step::ProvisionCreated),
             started: Some(Step::ProvisionStarted),
         };
-        self.bring_up(instance, false, faults, context).await?;
-        // The place of the provision hook (docs/architecture.md, "Seams").
-        reach(Step::ProvisionReady);
-        Ok(())
+        self.bring_up(instance, false, faults, context).await
     }
 
     /// Takes back what this attempt made. No tenant has had access to it.
-    async fn undo(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
+    async fn undo(
+        &self,
+        instance: &Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
         if instance.is_guest() {
-            return Ok(());
+            return self.run_deprovision_hook(instance, operation_id, context).await;
         }
         self.remove_container(instance, context).await?;
         self.remove_directories(instance).await
@@ -304,10 +325,11 @@ impl Broker {
         &self,
         operation: &OperationRow,
         public: &str,
+        refused: bool,
     ) -> Result<(), InternalError> {
         let (operation, public) = (operation.clone(), public.to_owned());
         let event = if operation.kind == "update" { Event::FailIntact } else { Event::Fail };
-        self.fail_with(operation, public, event).await
+        self.fail_with(operation, public, event, refused).await
     }
 
     /// Records that an operation failed, and in which state that leaves the instance.
@@ -316,12 +338,16 @@ impl Broker {
         operation: OperationRow,
         public: String,
         event: Event,
+        refused: bool,
     ) -> Result<(), InternalError> {
         let recorded = self.conclude(&self.stopping, || {
             let (operation, public) = (operation.clone(), public.clone());
             move |rows: &Rows<'_>| {
                 if !rows.finish_operation(&operation.id, FAILED, Some(&public))? {
                     return Ok(Ok(()));
+                }
+                if refused {
+                    rows.mark_refused(&operation.id)?;
                 }
                 let Some(row) = rows.find_instance(&operation.instance_id)? else {
                     return Ok(Ok(()));

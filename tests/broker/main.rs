@@ -18,6 +18,8 @@ mod disk_full;
 mod dockerd_away;
 mod existing_containers;
 mod headers;
+mod hooks;
+mod hooks_unbind;
 mod https;
 mod ids;
 mod images;
