@@ -7,6 +7,11 @@ mod support;
 
 mod bad_connections;
 mod bad_input;
+mod binding_users;
+mod binding_users_brokers;
+mod binding_users_mariadb;
+mod binding_users_postgres;
+mod binding_users_redis;
 mod bindings;
 mod catalog;
 mod concurrency;
