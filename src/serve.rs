@@ -87,6 +87,7 @@ pub async fn serve(configuration: Configuration) -> anyhow::Result<()> {
     let background = [
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
+        tokio::spawn(expire(Arc::clone(&broker))),
     ];
     let signal = shutdown::requested().await.context("cannot wait for signals")?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
@@ -136,6 +137,12 @@ async fn recover(broker: Arc<Broker>) {
     if let Err(error) = broker.recover().await {
         tracing::error!(error = %Chain(&error), "recovery failed; start the broker again");
     }
+}
+
+/// Hooks need containers, so the time of bindings comes when those have been looked after.
+async fn expire(broker: Arc<Broker>) {
+    broker.recovered().await;
+    broker.expire_bindings().await;
 }
 
 async fn listeners(

@@ -10,6 +10,7 @@
 mod container;
 mod document;
 mod ids;
+mod lifecycle;
 mod parameters;
 mod plan;
 mod reference;
@@ -26,9 +27,11 @@ pub use container::{
 };
 pub use document::document;
 pub use ids::{BindingId, HOST_PREFIX, InstanceId, InvalidId, MAX_ID_BYTES};
+pub use lifecycle::{Action, Hook, Lifecycle, Script};
 pub use parameters::{Parameters, ParametersError, is_environment_name, is_reserved};
 pub use plan::{
-    Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, Tenancy, UriShape,
+    Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, Tenancy,
+    UriShape,
 };
 pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};

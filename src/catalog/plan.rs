@@ -1,11 +1,11 @@
 //! Services and plans.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerPlan, ContainerPort, Exchange, Parameters, Schemas};
+use super::{ContainerPlan, ContainerPort, Exchange, Lifecycle, Parameters, Schemas};
 
 /// A service offering.
 #[derive(Debug, Clone)]
@@ -69,6 +69,12 @@ pub struct Plan {
     pub credentials: Credentials,
     /// Where logs may be drained to.
     pub syslog_drain: Option<SyslogDrain>,
+    /// What is run in the container when something happens to the instance.
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
+    /// How long the credentials of a binding are valid; `None`: until it is removed.
+    #[serde(default)]
+    pub binding_lifetime: Option<Duration>,
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,

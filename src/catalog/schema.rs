@@ -47,6 +47,12 @@ impl Schema {
         &self.document
     }
 
+    /// Whether it names this parameter.
+    #[must_use]
+    pub fn declares(&self, name: &str) -> bool {
+        self.document.get("properties").is_some_and(|properties| properties.get(name).is_some())
+    }
+
     /// What of `parameters` does not fit, in the words of the schema; empty when all fits.
     #[must_use]
     pub fn problems(&self, parameters: &Map<String, Value>) -> Vec<String> {

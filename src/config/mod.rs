@@ -13,12 +13,14 @@ mod emit;
 mod existing;
 mod files;
 mod legacy;
+mod lifecycle;
 mod node;
 mod problems;
 mod sanity_test;
 mod scalars;
 mod services;
 mod settings;
+mod tenancy;
 mod uniqueness;
 
 pub use convert::convert_ops;

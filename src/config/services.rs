@@ -4,10 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value as Json;
 
-use super::{container, node::Node, sanity_test::sanity_test};
+use super::{
+    container,
+    lifecycle::{binding_lifetime, lifecycle},
+    node::Node,
+    sanity_test::sanity_test,
+    tenancy::{check_shared, tenancy},
+};
 use crate::catalog::{
-    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, Schema, Schemas,
-    Service, SyslogDrain, UriShape, is_environment_name,
+    ContainerPort, Credentials, KeyValue, Lifecycle, MaintenanceInfo, Parameters, Plan, Schema,
+    Schemas, Service, SyslogDrain, UriShape, is_environment_name,
 };
 use crate::credentials;
 
@@ -66,7 +72,9 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     let credentials = credentials(&node);
     // Parameters as environment need a container that is yet to be made.
     let existing = container_node.as_ref().is_some_and(|container| container.has("existing"));
-    let is_legacy = schemas.is_empty() && !existing;
+    let tenancy = tenancy(&node);
+    let is_legacy = schemas.is_empty() && !existing && tenancy.is_none();
+    let lifecycle = lifecycle(&node);
     let plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
@@ -75,7 +83,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         metadata: node.json_object("metadata"),
         bindable: node.boolean("bindable"),
         plan_updateable: node.boolean("plan_updateable"),
-        binding_rotatable: node.boolean("binding_rotatable").unwrap_or(false),
+        binding_rotatable: node.boolean("binding_rotatable").unwrap_or_else(|| lifecycle.binds()),
         max_instances: node
             .integer("max_containers", 0, u64::from(u32::MAX))
             .and_then(|max| u32::try_from(max).ok()),
@@ -84,14 +92,18 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         parameters: parameters(&node, is_legacy),
         schemas,
         container: container_node.map_or_else(container::placeholder, container::container),
+        tenancy,
         credentials,
         syslog_drain: syslog_drain(&node, drains),
+        binding_lifetime: binding_lifetime(&node, &lifecycle),
+        lifecycle,
         sanity_test: sanity_test(&node),
     };
     check_name(&node, &plan.name);
     check_ports(&node, &plan);
     check_variables(&node, &plan);
     check_existing(&node, &plan);
+    check_shared(&node, &plan);
     node.finish();
     plan
 }
@@ -257,11 +269,13 @@ fn check_existing(node: &Node<'_>, plan: &Plan) {
         ("credentials.dbname", &credentials.dbname),
     ];
     for (key, credential) in shown {
-        if credential.as_ref().is_some_and(|credential| credential.value.is_none()) {
-            node.error(key, "needs its value: the broker does not make that container");
+        let random = credential.as_ref().is_some_and(|credential| credential.value.is_none());
+        if random && plan.lifecycle.provision.is_none() {
+            node.error(key, "needs its value: nothing tells that container of another one");
         }
     }
-    if matches!(&plan.parameters, Parameters::Declared(names) if !names.is_empty()) {
+    let mapped = matches!(&plan.parameters, Parameters::Declared(names) if !names.is_empty());
+    if mapped && plan.lifecycle == Lifecycle::default() {
         node.warning("parameters", "have no effect on a container that the broker does not make");
     }
 }

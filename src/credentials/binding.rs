@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    InstanceSecrets,
+    BindingSecrets, InstanceSecrets,
     template::{self, TemplateError},
     tokens::Tokens,
 };
@@ -28,6 +28,8 @@ pub struct Facts<'a> {
     pub ports: &'a BTreeMap<ContainerPort, u16>,
     /// The instance's secrets.
     pub secrets: &'a InstanceSecrets,
+    /// User name and password of this binding alone, if it has any: shown instead of the instance's.
+    pub own: Option<&'a BindingSecrets>,
     /// Id of the instance.
     pub instance_id: &'a str,
     /// Id of the binding.
@@ -105,6 +107,10 @@ fn credentials(shape: &Credentials, facts: &Facts<'_>) -> Map<String, Value> {
             map.insert(name.to_owned(), value.as_str().into());
         }
     }
+    if let Some(own) = facts.own {
+        map.insert("username".to_owned(), own.username.as_str().into());
+        map.insert("password".to_owned(), own.password.as_str().into());
+    }
     if let Some(prefix) = shape.uri.as_ref().and_then(|uri| uri.prefix.as_deref()) {
         map.insert("uri".to_owned(), uri(prefix, hostname, port, &map).into());
     }
@@ -157,6 +163,7 @@ mod tests {
             host: "10.0.0.1",
             ports: &ports(of),
             secrets: &secrets,
+            own: None,
             instance_id: "i",
             binding_id: "b",
         };

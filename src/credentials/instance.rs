@@ -82,6 +82,29 @@ impl InstanceSecrets {
     }
 }
 
+/// User name and password of one binding, made before anything else is. Its `Debug` hides them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingSecrets {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+impl BindingSecrets {
+    /// Fresh random values.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self { username: random('u', NAME_CHARACTERS), password: random('p', PASSWORD_CHARACTERS) }
+    }
+}
+
+impl std::fmt::Debug for BindingSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BindingSecrets([redacted])")
+    }
+}
+
 impl std::fmt::Debug for InstanceSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("InstanceSecrets([redacted])")

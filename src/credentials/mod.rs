@@ -12,7 +12,7 @@ mod template;
 mod tokens;
 
 pub use binding::{Facts, binding_document};
-pub use instance::InstanceSecrets;
+pub use instance::{BindingSecrets, InstanceSecrets};
 pub use keyring::{KeyError, Keyring};
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};

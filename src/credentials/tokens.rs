@@ -21,77 +21,111 @@ pub struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    /// Those of one container. `$PORT` is the port of `uri.port`, or the only one, or else that of
-    /// the lowest TCP port: always the same one.
+    /// Those of an instance.
     #[must_use]
     pub fn new(
         shape: &Credentials,
         host: &'a str,
         ports: &'a BTreeMap<ContainerPort, u16>,
     ) -> Self {
-        let lowest = || ports.iter().find(|(inner, _)| inner.protocol == Protocol::Tcp);
-        let port = main_port(shape, ports).or_else(|| lowest().map(|(_, outer)| *outer));
-        Self { host, port, ports }
+        // Of several ports of which none is named, the lowest: always the same one.
+        let lowest = || {
+            let tcp = ports.iter().filter(|(inner, _)| inner.protocol == Protocol::Tcp);
+            tcp.min_by_key(|(inner, _)| inner.number).map(|(_, outer)| *outer)
+        };
+        Self { host, port: main_port(shape, ports).or_else(lowest), ports }
     }
 
-    /// A copy of `document` with the tokens in its strings replaced, at any depth. Keys stay as
-    /// they are.
+    /// Host that clients connect to.
+    #[must_use]
+    pub fn host(&self) -> &'a str {
+        self.host
+    }
+
+    /// Host port that `$PORT` means.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// Host port of a container port; of its two protocols TCP comes first.
+    #[must_use]
+    pub fn port_of(&self, number: u16) -> Option<u16> {
+        [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .find_map(|protocol| self.ports.get(&ContainerPort { number, protocol }).copied())
+    }
+
+    /// A copy of `document` with the tokens in its strings replaced, at any depth. A token that
+    /// stands for nothing stays.
+    #[must_use]
+    pub fn render(&self, document: &Value) -> Value {
+        self.walk(document, &mut None)
+    }
+
+    /// The same for a document in which every token has to stand for something.
     ///
     /// # Errors
-    /// [`TokenError`] when a port is named that is not published.
+    /// [`TokenError`] names the first that does not.
     pub fn fill(&self, document: &Value) -> Result<Value, TokenError> {
-        Ok(match document {
-            Value::String(text) => Value::String(self.fill_text(text)?),
-            Value::Array(items) => {
-                Value::Array(items.iter().map(|item| self.fill(item)).collect::<Result<_, _>>()?)
+        let mut missing = None;
+        let filled = self.walk(document, &mut missing);
+        missing.map_or(Ok(filled), |token| Err(TokenError(token)))
+    }
+
+    fn walk(&self, document: &Value, missing: &mut Option<String>) -> Value {
+        match document {
+            Value::String(text) => Value::String(self.render_text(text, missing)),
+            Value::Array(items) => items.iter().map(|item| self.walk(item, missing)).collect(),
+            Value::Object(map) => {
+                let entries =
+                    map.iter().map(|(key, value)| (key.clone(), self.walk(value, missing)));
+                Value::Object(entries.collect())
             }
-            Value::Object(map) => Value::Object(
-                map.iter()
-                    .map(|(key, value)| Ok((key.clone(), self.fill(value)?)))
-                    .collect::<Result<_, TokenError>>()?,
-            ),
             other => other.clone(),
-        })
+        }
     }
 
-    /// A `$` and the whole word after it are read at once, so no token is ever found within a
-    /// longer one; words that are no token stay as they are.
-    fn fill_text(&self, text: &str) -> Result<String, TokenError> {
-        let mut filled = String::with_capacity(text.len());
+    fn render_text(&self, text: &str, missing: &mut Option<String>) -> String {
+        let mut rendered = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some((before, after)) = rest.split_once('$') {
-            filled.push_str(before);
-            let end =
-                after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
-            let (word, tail) = after.split_at(end);
-            if let Some(value) = self.value(word)? {
-                filled.push_str(&value);
+        while let Some(at) = rest.find('$') {
+            let (before, token) = rest.split_at(at);
+            let word = &token[1..];
+            // The whole word counts: `$PORT_33060` does not begin with `$PORT_3306`.
+            let end = word.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let (word, after) = word.split_at(end.unwrap_or(word.len()));
+            rendered.push_str(before);
+            if let Some(meaning) = self.meaning(word) {
+                rendered.push_str(&meaning);
             } else {
-                filled.push('$');
-                filled.push_str(word);
+                if is_token(word) {
+                    missing.get_or_insert_with(|| word.to_owned());
+                }
+                rendered.push('$');
+                rendered.push_str(word);
             }
-            rest = tail;
+            rest = after;
         }
-        filled.push_str(rest);
-        Ok(filled)
+        rendered.push_str(rest);
+        rendered
     }
 
-    /// What a word after `$` stands for; `None` when it is no token.
-    fn value(&self, word: &str) -> Result<Option<String>, TokenError> {
-        let missing = || TokenError(word.to_owned());
+    fn meaning(&self, word: &str) -> Option<String> {
         match word {
-            "HOST" => return Ok(Some(self.host.to_owned())),
-            "PORT" => return Ok(Some(self.port.ok_or_else(missing)?.to_string())),
-            _ => {}
+            "HOST" => Some(self.host.to_owned()),
+            "PORT" => self.port.map(|port| port.to_string()),
+            _ => {
+                let number = word.strip_prefix("PORT_")?.parse().ok()?;
+                self.port_of(number).map(|port| port.to_string())
+            }
         }
-        let number = word.strip_prefix("PORT_").and_then(|digits| digits.parse::<u16>().ok());
-        let Some(number) = number else { return Ok(None) };
-        let outer = [Protocol::Tcp, Protocol::Udp]
-            .into_iter()
-            .find_map(|protocol| self.ports.get(&ContainerPort { number, protocol }))
-            .ok_or_else(missing)?;
-        Ok(Some(outer.to_string()))
     }
+}
+
+fn is_token(word: &str) -> bool {
+    let number = word.strip_prefix("PORT_").map(str::parse::<u16>);
+    word == "PORT" || matches!(number, Some(Ok(_)))
 }
 
 #[cfg(test)]
@@ -105,68 +139,46 @@ mod tests {
         of.iter().map(|(port, host)| (ContainerPort::parse(port).unwrap(), *host)).collect()
     }
 
-    fn fill(text: &str, of: &[(&str, u16)]) -> Result<String, String> {
-        let ports = ports(of);
+    #[test]
+    fn tokens_are_replaced_at_any_depth_and_the_longest_word_counts() {
+        let ports = ports(&[("3306/tcp", 20001), ("33060/tcp", 20002), ("53/udp", 20003)]);
         let tokens = Tokens::new(&Credentials::default(), "10.0.0.1", &ports);
-        let filled = tokens.fill(&text.into()).map_err(|error| error.to_string())?;
-        Ok(filled.as_str().unwrap().to_owned())
+        let document = json!({
+            "uri": "mysql://$HOST:$PORT_3306/x", "x": ["$PORT_33060$PORT_3306", {"y": "$PORT"}],
+            "n": 1, "no": null, "$HOST": "a $HOST's $PORT_53.",
+            "kept": "$HOSTNAME $PORT_1 $PORTS $PORT_ $ $$HOST ${HOST} $host $PORT_3306_x 5$",
+        });
+        assert_eq!(
+            tokens.render(&document),
+            json!({
+                "uri": "mysql://10.0.0.1:20001/x", "x": ["2000220001", {"y": "20001"}],
+                "n": 1, "no": null, "$HOST": "a 10.0.0.1's 20003.",
+                "kept": "$HOSTNAME $PORT_1 $PORTS $PORT_ $ $10.0.0.1 ${HOST} $host $PORT_3306_x 5$",
+            })
+        );
     }
 
     #[test]
-    fn a_token_is_never_found_within_a_longer_word() {
-        let both = [("3306/tcp", 20_001), ("33060/tcp", 20_002)];
-        for (text, filled) in [
-            ("$PORT_33060 $PORT_3306", "20002 20001"),
-            ("$PORT_3306$PORT_33060$HOST", "200012000210.0.0.1"),
-            ("mysql://$HOST:$PORT_3306/a?x=$HOST", "mysql://10.0.0.1:20001/a?x=10.0.0.1"),
-            ("$HOSTNAME $PORTS $PORT_ $PORT_3306_ $PORT_x ${HOST} $host", "="),
-            ("a$ $$ 5$", "="),
-            ("$$HOST", "$10.0.0.1"),
-            ("ü$HOSTü", "ü10.0.0.1ü"),
-        ] {
-            let filled = if filled == "=" { text } else { filled };
-            assert_eq!(fill(text, &both).as_deref(), Ok(filled));
+    fn without_ports_their_tokens_stay() {
+        let none = BTreeMap::new();
+        let tokens = Tokens::new(&Credentials::default(), "h", &none);
+        assert_eq!(tokens.render(&json!("$HOST:$PORT/$PORT_80")), json!("h:$PORT/$PORT_80"));
+        for (document, token) in
+            [(json!(["secret $PORT_80"]), "$PORT_80"), (json!("$PORT"), "$PORT")]
+        {
+            let error = tokens.fill(&document).unwrap_err().to_string();
+            assert_eq!(error, format!("the container publishes no port for {token}"));
         }
-    }
-
-    #[test]
-    fn a_port_that_is_not_published_is_an_error_that_names_the_token_alone() {
-        let error = fill("secret $PORT_9999", &[("3306/tcp", 20_001)]).unwrap_err();
-        assert_eq!(error, "the container publishes no port for $PORT_9999");
-        assert!(fill("$PORT", &[]).unwrap_err().contains("$PORT"));
-        assert_eq!(fill("$HOST", &[]).as_deref(), Ok("10.0.0.1"));
+        let words = json!({"$PORT": "$HOST $PORTS $PORT_ $PORT_x"});
+        assert_eq!(tokens.fill(&words).unwrap(), json!({"$PORT": "h $PORTS $PORT_ $PORT_x"}));
     }
 
     #[test]
     fn port_is_the_one_of_the_uri_or_the_lowest_tcp_port() {
-        let known = [("9/udp", 20_000), ("4222/tcp", 20_001), ("8222/tcp", 20_002)];
-        assert_eq!(fill("$PORT $PORT_9", &known).as_deref(), Ok("20001 20000"));
+        let ports = ports(&[("9/udp", 20000), ("4222/tcp", 20001), ("8222/tcp", 20002)]);
+        let port = |shape: &Credentials| Tokens::new(shape, "h", &ports).port();
+        assert_eq!(port(&Credentials::default()), Some(20001));
         let uri = UriShape { prefix: None, port: ContainerPort::parse("8222").ok() };
-        let shape = Credentials { uri: Some(uri), ..Credentials::default() };
-        let known = ports(&known);
-        let tokens = Tokens::new(&shape, "h", &known);
-        assert_eq!(tokens.fill(&json!("$PORT")).unwrap(), json!("20002"));
-    }
-
-    #[test]
-    fn tokens_are_replaced_at_any_depth_in_a_copy_and_other_values_stay() {
-        let document = json!({
-            "$HOST": "$HOST", "n": 1, "null": null, "yes": true,
-            "list": ["$PORT", {"deep": ["$PORT_6379/tcp"]}],
-        });
-        let original = document.clone();
-        for outer in [20_000, 20_001] {
-            let known = ports(&[("6379/tcp", outer)]);
-            let tokens = Tokens::new(&Credentials::default(), "h", &known);
-            let port = outer.to_string();
-            assert_eq!(
-                tokens.fill(&document).unwrap(),
-                json!({
-                    "$HOST": "h", "n": 1, "null": null, "yes": true,
-                    "list": [port, {"deep": [format!("{port}/tcp")]}],
-                })
-            );
-        }
-        assert_eq!(document, original);
+        assert_eq!(port(&Credentials { uri: Some(uri), ..Credentials::default() }), Some(20002));
     }
 }

@@ -52,6 +52,12 @@ pub enum DockerError {
         /// Container or network.
         object: String,
     },
+    /// A program was to be run in a container that does not run.
+    #[error("{object} does not run")]
+    NotRunning {
+        /// The container.
+        object: String,
+    },
     /// The image could not be pulled.
     #[error("cannot pull {image}: {message}")]
     Pull {
@@ -123,6 +129,11 @@ impl DockerError {
             source => Self::Refused { verb, object, source },
         }
     }
+}
+
+/// Whether a program could not be run because its container does not run (409), or is not there.
+pub(super) fn not_running(error: &bollard::errors::Error) -> bool {
+    matches!(status(error), Some(404 | 409))
 }
 
 /// The status code of a refusal.

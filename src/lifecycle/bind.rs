@@ -1,73 +1,58 @@
-//! Making bindings, and successors of bindings.
+//! Accepting bindings, and successors of bindings. `binding_work.rs` carries out what hooks do.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::{
-    BindRequest, BoundDocument, Broker, Refusal, RotationRequest,
+    BindRequest, Bound, Broker, Refusal, RotationRequest,
+    binding::{BindingState, Sealed, taken},
     error::InternalError,
     existing::Ports,
     fault::{Step, reach},
-    instance::{Private, damaged, open_definition, port_map, state_of},
+    instance::{Private, damaged, operation_id, port_map, state_of},
 };
 use crate::{
     catalog::Plan,
-    credentials::{Facts, Keyring, binding_document},
-    store::{BindingRow, InstanceRow, RowError, Rows},
+    credentials::{BindingSecrets, Facts, binding_document},
+    store::{BindingRow, InstanceRow, OperationRow, RowError, Rows, now},
 };
 
-/// What is sealed in a binding's row.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Sealed {
-    pub(super) document: Value,
-    pub(super) parameters: Map<String, Value>,
-    pub(super) bind_resource: Value,
-    pub(super) predecessor: Option<String>,
-}
+/// How long a client that would poll waits for hooks that are quick.
+pub(super) const SHORT: Duration = Duration::from_secs(2);
 
-fn place(instance: &str, binding: &str) -> String {
-    // Lengths keep two pairs of ids with the same concatenation apart.
-    format!("binding:{}:{instance}:{binding}", instance.len())
-}
-
-impl Sealed {
-    fn seal(&self, keys: &Keyring, instance: &str, id: &str) -> Result<Vec<u8>, InternalError> {
-        let text = serde_json::to_vec(self)
-            .map_err(|error| damaged(&format!("binding {id}"), error.to_string()))?;
-        Ok(keys.seal(&place(instance, id), &text)?)
-    }
-
-    pub(super) fn into_document(self, created: bool) -> BoundDocument {
-        BoundDocument { created, document: self.document, parameters: self.parameters }
-    }
-
-    pub(super) fn open(keys: &Keyring, row: &BindingRow) -> Result<Self, InternalError> {
-        let text = keys.open(&place(&row.instance_id, &row.id), &row.sealed)?;
-        serde_json::from_slice(&text)
-            .map_err(|error| damaged(&format!("binding {}", row.id), error.to_string()))
-    }
-}
-
-/// What of the request is compared when it comes twice.
+/// What of the request is compared when it comes twice, and its context.
 struct Wanted {
     parameters: Map<String, Value>,
     bind_resource: Value,
     predecessor: Option<String>,
+    context: Value,
+}
+
+/// What the accepting transaction decided.
+enum Decision {
+    /// There it is.
+    Bound(Box<Sealed>, bool),
+    /// A hook has to run first.
+    Launch(OperationRow),
+    /// One runs already.
+    Join(String),
 }
 
 impl Broker {
     /// Makes a binding; the same request twice gives the same document.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing was changed then.
-    pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<BoundDocument, Refusal> {
+    /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
+    pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Bound, Refusal> {
         self.check_bind_parameters(&request)?;
         self.look_for(&request.instance_id).await?;
         let ports = self.ports_to_bind(&request.instance_id).await;
         let broker = Arc::clone(self);
-        let bound = self.store.write(move |rows| {
+        let accepts_incomplete = request.accepts_incomplete;
+        let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());
+        let decided = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {
                 Ok(row) => row,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -79,27 +64,26 @@ impl Broker {
                 parameters: request.parameters,
                 bind_resource: request.bind_resource,
                 predecessor: None,
+                context: request.context,
             };
             broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
-        let bound = bound.await??;
-        reach(Step::BindCommitted);
-        Ok(bound)
+        let decided = decided.await??;
+        self.carry_out(decided, instance, binding, accepts_incomplete).await
     }
 
     /// Makes a successor of a binding (OSB 2.17, "Rotating a Service Binding"). The predecessor
     /// stays valid until it is unbound.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing was changed then.
-    pub async fn rotate(
-        self: &Arc<Self>,
-        request: RotationRequest,
-    ) -> Result<BoundDocument, Refusal> {
+    /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
+    pub async fn rotate(self: &Arc<Self>, request: RotationRequest) -> Result<Bound, Refusal> {
         self.look_for(&request.instance_id).await?;
         let ports = self.ports_to_bind(&request.instance_id).await;
         let broker = Arc::clone(self);
-        let bound = self.store.write(move |rows| {
+        let accepts_incomplete = request.accepts_incomplete;
+        let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());
+        let decided = self.store.write(move |rows| {
             let row = match broker.bindable(rows, request.instance_id.as_str())? {
                 Ok(row) => row,
                 Err(refusal) => return Ok(Err(refusal)),
@@ -112,13 +96,13 @@ impl Broker {
             }
             if let Some(known) = rows.find_binding(&row.id, request.binding_id.as_str())? {
                 // Repeated after the predecessor was unbound, it is still the same request.
-                return Ok(match Sealed::open(&broker.keys, &known) {
+                return match Sealed::open(&broker.keys, &known) {
                     Ok(sealed) if sealed.predecessor.as_deref() == Some(predecessor_id) => {
-                        Ok(sealed.into_document(false))
+                        broker.repeat_bind(rows, known, sealed)
                     }
-                    Ok(_) => Err(taken(request.binding_id.as_str())),
-                    Err(error) => Err(error.into()),
-                });
+                    Ok(_) => Ok(Err(taken(request.binding_id.as_str()))),
+                    Err(error) => Ok(Err(error.into())),
+                };
             }
             let Some(found) = rows.find_binding(&row.id, predecessor_id)? else {
                 return Ok(Err(Refusal::Invalid(format!(
@@ -126,20 +110,76 @@ impl Broker {
                     row.id
                 ))));
             };
-            let wanted = match Sealed::open(&broker.keys, &found) {
+            let predecessor = BindingState::of(&found)
+                .and_then(|state| Ok((state, Sealed::open(&broker.keys, &found)?)));
+            let wanted = match predecessor {
                 // Platforms need not store parameters: the successor takes them over.
-                Ok(sealed) => Wanted {
+                Ok((BindingState::Ready, sealed)) => Wanted {
                     parameters: sealed.parameters,
                     bind_resource: sealed.bind_resource,
                     predecessor: Some(predecessor_id.to_owned()),
+                    context: sealed.context,
                 },
+                Ok((state, _)) => {
+                    return Ok(Err(Refusal::Invalid(format!(
+                        "predecessor_binding_id {predecessor_id:?} is a binding without valid \
+                         credentials: {state}"
+                    ))));
+                }
                 Err(error) => return Ok(Err(error.into())),
             };
             broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
-        let bound = bound.await??;
-        reach(Step::BindCommitted);
-        Ok(bound)
+        let decided = decided.await??;
+        self.carry_out(decided, instance, binding, accepts_incomplete).await
+    }
+
+    /// Runs what was decided, and answers as this kind of client wants it.
+    async fn carry_out(
+        self: &Arc<Self>,
+        decided: Decision,
+        instance: String,
+        binding: String,
+        accepts_incomplete: bool,
+    ) -> Result<Bound, Refusal> {
+        let (operation, created) = match decided {
+            Decision::Bound(sealed, created) => {
+                reach(Step::BindCommitted);
+                if created && sealed.lifetime_seconds.is_some() {
+                    self.expiring.notify_one();
+                }
+                return Ok(Bound::Document(sealed.into_document(created)));
+            }
+            Decision::Join(operation) => (operation, false),
+            Decision::Launch(operation) => {
+                reach(Step::BindAccepted);
+                tracing::info!(
+                    operation.id,
+                    instance.id = instance,
+                    binding.id = binding,
+                    "bind accepted"
+                );
+                let id = operation.id.clone();
+                self.launch(operation);
+                (id, true)
+            }
+        };
+        if !accepts_incomplete {
+            self.wait_for(&operation).await?;
+        } else if !created {
+            return Ok(Bound::InProgress { operation });
+        } else if let Ok(ended) = timeout(SHORT, self.wait_for(&operation)).await {
+            ended?;
+        } else {
+            return Ok(Bound::InProgress { operation });
+        }
+        let found = self.store.read(move |rows| rows.find_binding(&instance, &binding)).await?;
+        let removed = || Refusal::OperationFailed("the binding was removed meanwhile".to_owned());
+        let row = found.ok_or_else(removed)?;
+        if !BindingState::of(&row)?.is_made() {
+            return Err(removed());
+        }
+        Ok(Bound::Document(Sealed::open(&self.keys, &row)?.into_document(created)))
     }
 
     fn check_bind_parameters(&self, request: &BindRequest) -> Result<(), Refusal> {
@@ -173,7 +213,8 @@ impl Broker {
                 offer.plan.name
             ))));
         }
-        if self.is_lost(id) {
+        let home = rows.find_host_of(id)?;
+        if self.is_lost(home.as_deref().unwrap_or(id)) {
             return Ok(Err(Refusal::Unprocessable(format!(
                 "service instance {id} could not be brought back after a restart; ask the operator"
             ))));
@@ -190,21 +231,6 @@ impl Broker {
         })
     }
 
-    /// The plan that shapes new bindings: the catalog's, so that an operator can mend it, else the
-    /// one that the instance was made of.
-    fn shaping_plan(
-        &self,
-        rows: &Rows<'_>,
-        row: &InstanceRow,
-    ) -> Result<Result<Arc<Plan>, InternalError>, RowError> {
-        if let Some(offer) = self.catalog.find_plan(&row.plan_id) {
-            return Ok(Ok(Arc::clone(&offer.plan)));
-        }
-        let sealed = rows.find_definition(&row.definition_hash)?;
-        let definition = open_definition(&self.keys, row, sealed.as_deref());
-        Ok(definition.map(|definition| definition.plan))
-    }
-
     fn ensure_binding(
         &self,
         rows: &Rows<'_>,
@@ -212,12 +238,13 @@ impl Broker {
         binding_id: &str,
         wanted: Wanted,
         existing: Result<Option<Ports>, Refusal>,
-    ) -> Result<Result<BoundDocument, Refusal>, RowError> {
+    ) -> Result<Result<Decision, Refusal>, RowError> {
         if let Some(found) = rows.find_binding(&row.id, binding_id)? {
-            return Ok(match Sealed::open(&self.keys, &found) {
-                Ok(sealed) => repeat(sealed, &wanted, binding_id),
-                Err(error) => Err(error.into()),
-            });
+            return match Sealed::open(&self.keys, &found) {
+                Ok(sealed) if is_same(&sealed, &wanted) => self.repeat_bind(rows, found, sealed),
+                Ok(_) => Ok(Err(taken(binding_id))),
+                Err(error) => Ok(Err(error.into())),
+            };
         }
         let plan = match self.shaping_plan(rows, row)? {
             Ok(plan) => plan,
@@ -227,47 +254,116 @@ impl Broker {
             Ok(existing) => existing,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let stored = rows.list_ports(&row.id)?;
-        let made = (|| {
-            let private = Private::open(&self.keys, row)?;
-            let facts = Facts {
-                host: &self.limits.external_host,
-                ports: &existing.map_or_else(|| port_map(&stored), Ok)?,
-                secrets: &private.secrets,
-                instance_id: &row.id,
-                binding_id,
-            };
-            let document = binding_document(&plan, &facts)
-                .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))?;
-            let sealed = Sealed {
-                document,
-                parameters: wanted.parameters,
-                bind_resource: wanted.bind_resource,
-                predecessor: wanted.predecessor,
-            };
-            let bytes = sealed.seal(&self.keys, &row.id, binding_id)?;
-            Ok::<_, InternalError>((sealed, bytes))
-        })();
-        let (sealed, bytes) = match made {
-            Ok(made) => made,
+        let hooked = plan.lifecycle.bind.is_some();
+        let lifetime_seconds =
+            plan.binding_lifetime.and_then(|lifetime| i64::try_from(lifetime.as_secs()).ok());
+        let mut sealed = Sealed {
+            document: Value::Null,
+            parameters: wanted.parameters,
+            bind_resource: wanted.bind_resource,
+            predecessor: wanted.predecessor,
+            context: wanted.context,
+            secrets: hooked.then(BindingSecrets::generate),
+            lifetime_seconds,
+        };
+        let state = if hooked { BindingState::Binding } else { BindingState::Ready };
+        let made = if hooked {
+            sealed.seal(&self.keys, &row.id, binding_id)
+        } else {
+            let stored = rows.list_ports(&row.id)?;
+            let ports = existing.map_or_else(|| port_map(&stored), Ok);
+            ports.and_then(|ports| self.plain_document(&plan, row, &ports, binding_id)).and_then(
+                |document| {
+                    sealed.document = document;
+                    sealed.seal(&self.keys, &row.id, binding_id)
+                },
+            )
+        };
+        let bytes = match made {
+            Ok(bytes) => bytes,
             Err(error) => return Ok(Err(error.into())),
         };
         rows.insert_binding(&BindingRow {
             instance_id: row.id.clone(),
             id: binding_id.to_owned(),
+            state: state.as_str().to_owned(),
             sealed: bytes,
+            expires_at: lifetime_seconds.map(|lifetime| now() + lifetime),
         })?;
-        Ok(Ok(sealed.into_document(true)))
+        if !hooked {
+            return Ok(Ok(Decision::Bound(Box::new(sealed), true)));
+        }
+        let id = operation_id("bind");
+        let operation = OperationRow::new(id, "bind", &row.id, Some(binding_id));
+        rows.insert_operation(&operation)?;
+        Ok(Ok(Decision::Launch(operation)))
+    }
+
+    /// The document of a binding that shares the instance's credentials.
+    fn plain_document(
+        &self,
+        plan: &Plan,
+        row: &InstanceRow,
+        ports: &Ports,
+        binding_id: &str,
+    ) -> Result<Value, InternalError> {
+        let private = Private::open(&self.keys, row)?;
+        let facts = Facts {
+            host: &self.limits.external_host,
+            ports,
+            secrets: &private.secrets,
+            own: None,
+            instance_id: &row.id,
+            binding_id,
+        };
+        binding_document(plan, &facts)
+            .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))
+    }
+
+    /// The same request for a binding that there is.
+    fn repeat_bind(
+        &self,
+        rows: &Rows<'_>,
+        row: BindingRow,
+        sealed: Sealed,
+    ) -> Result<Result<Decision, Refusal>, RowError> {
+        let id = row.id.clone();
+        let state = match BindingState::of(&row) {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        Ok(match state {
+            BindingState::Ready | BindingState::Expired => {
+                Ok(Decision::Bound(Box::new(sealed), false))
+            }
+            BindingState::Binding => {
+                match rows.find_running_operation_on(&row.instance_id, &id)? {
+                    Some(operation) => Ok(Decision::Join(operation.id)),
+                    None => Err(damaged(&format!("binding {id}"), "no operation runs").into()),
+                }
+            }
+            // With the same secrets: what the last attempt has left is theirs.
+            BindingState::BindFailed => {
+                let state = BindingState::Binding.as_str().to_owned();
+                let expires_at = sealed.lifetime_seconds.map(|lifetime| now() + lifetime);
+                rows.update_binding(&BindingRow { state, expires_at, ..row.clone() })?;
+                let operation =
+                    OperationRow::new(operation_id("bind"), "bind", &row.instance_id, Some(&id));
+                rows.insert_operation(&operation)?;
+                Ok(Decision::Launch(operation))
+            }
+            BindingState::Unbinding => {
+                Err(Refusal::Concurrency(format!("service binding {id} is being deleted")))
+            }
+            BindingState::UnbindFailed => Err(Refusal::Conflict(format!(
+                "deleting service binding {id} failed; delete it again first"
+            ))),
+        })
     }
 }
 
-fn repeat(sealed: Sealed, wanted: &Wanted, id: &str) -> Result<BoundDocument, Refusal> {
-    let same = sealed.parameters == wanted.parameters
+fn is_same(sealed: &Sealed, wanted: &Wanted) -> bool {
+    sealed.parameters == wanted.parameters
         && sealed.bind_resource == wanted.bind_resource
-        && sealed.predecessor == wanted.predecessor;
-    if same { Ok(sealed.into_document(false)) } else { Err(taken(id)) }
-}
-
-fn taken(id: &str) -> Refusal {
-    Refusal::Conflict(format!("service binding {id} exists already with other parameters"))
+        && sealed.predecessor == wanted.predecessor
 }

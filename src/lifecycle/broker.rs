@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{recover::Recovery, work::Works};
+use super::{hook::Turns, recover::Recovery, work::Works};
 use crate::{
     catalog::Catalog,
     config::PortRange,
@@ -79,6 +82,9 @@ pub struct Broker {
     pub(super) keys: Keyring,
     pub(super) limits: Limits,
     pub(super) works: Arc<Works>,
+    pub(super) turns: Turns,
+    /// A binding that expires was made.
+    pub(super) expiring: Notify,
     pub(super) starts: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
@@ -112,6 +118,8 @@ impl Broker {
             starts: Semaphore::new(limits.max_parallel_starts),
             limits,
             works: Arc::default(),
+            turns: Turns::default(),
+            expiring: Notify::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             lost: Mutex::default(),
@@ -148,7 +156,7 @@ impl Broker {
         self.lost().remove(instance_id);
     }
 
-    /// How the broker is.    /// How the broker is.
+    /// How the broker is.
     pub async fn status(&self) -> Status {
         let (docker, store) = tokio::join!(
             self.docker.ping(),

@@ -64,7 +64,8 @@ impl Broker {
     /// The name of the container that serves an instance, whoever made it.
     pub(super) fn container_of(&self, instance: &Instance) -> String {
         let existing = instance.definition.plan.container.existing.clone();
-        existing.unwrap_or_else(|| self.container_name(&instance.row.name))
+        let name = instance.host.as_ref().map_or(&instance.row.name, |host| &host.name);
+        existing.unwrap_or_else(|| self.container_name(name))
     }
 
     /// The container that an instance should have.

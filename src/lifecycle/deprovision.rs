@@ -7,12 +7,17 @@ use super::{
     error::Failure,
     fault::{Step, reach},
     instance::{Instance, Private, operation_id, state_of},
-    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    last_operation::{FAILED, SUCCEEDED},
     replace::standby_name,
     retry::{check, while_unreachable},
+    tenancy::is_host,
     work::Context,
 };
-use crate::store::{InstanceRow, OperationRow};
+use crate::{
+    catalog::Action,
+    store::{InstanceRow, OperationRow},
+    telemetry::Chain,
+};
 
 enum Decision {
     /// The new operation, and the one that it halts.
@@ -62,16 +67,13 @@ impl Broker {
                     Some("halted because the service instance is being deleted"),
                 )?;
             }
+            for operation in rows.list_running_operations_on_bindings(id)? {
+                let why = "halted because the service instance is being deleted";
+                rows.finish_operation(&operation.id, FAILED, Some(why))?;
+            }
             rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row.clone() })?;
-            let operation = OperationRow {
-                id: operation_id("deprovision"),
-                instance_id: row.id,
-                binding_id: None,
-                kind: "deprovision".to_owned(),
-                state: IN_PROGRESS.to_owned(),
-                description: None,
-                sealed: None,
-            };
+            let operation =
+                OperationRow::new(operation_id("deprovision"), "deprovision", &row.id, None);
             rows.insert_operation(&operation)?;
             Ok(Ok(Decision::Launch(operation, running.map(|operation| operation.id))))
         });
@@ -90,7 +92,7 @@ impl Broker {
                     "deprovision accepted"
                 );
                 if let Some(halted) = halted {
-                    self.works.halt(&operation.instance_id, &halted);
+                    self.works.halt(&operation, &halted);
                 }
                 let id = operation.id.clone();
                 self.launch(operation);
@@ -99,15 +101,58 @@ impl Broker {
         }
     }
 
+    /// Runs the deprovision hook, if the container runs: it goes whatever becomes of the hook.
+    async fn run_deprovision_hook(
+        &self,
+        instance: &Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        // Those of a shared container are for who lives in it.
+        let plan = self.hooking_plan(instance, Action::Deprovision);
+        if plan.lifecycle.deprovision.is_none() || is_host(&instance.row.id) {
+            return Ok(());
+        }
+        let name = self.container_of(instance);
+        let found =
+            while_unreachable(&context.cancel, context.deadline, || self.docker.inspect(&name))
+                .await?;
+        if !found.is_some_and(|facts| facts.running) {
+            return Ok(());
+        }
+        match self.run_own_hook(Action::Deprovision, instance, operation_id, context).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Interrupted) => Err(Failure::Interrupted),
+            Err(Failure::Failed { public, cause }) => {
+                tracing::error!(
+                    operation.id = operation_id,
+                    instance.id = instance.row.id,
+                    reason = public,
+                    error = cause.map_or_else(String::new, |cause| Chain(&cause).to_string()),
+                    "the deprovision hook failed; the instance is deleted all the same"
+                );
+                Ok(())
+            }
+        }
+    }
+
     /// Carries a deprovision out, from wherever it got to.
     pub(super) async fn run_deprovision(
-        &self,
+        self: &Arc<Self>,
         operation: &OperationRow,
         context: &Context,
     ) -> Result<(), Failure> {
-        let instance = self.get(&operation.instance_id).await?;
-        // The place of the deprovision hook (docs/architecture.md, "Seams").
-        if !instance.is_guest() {
+        let mut instance = self.get(&operation.instance_id).await?;
+        if instance.is_guest() && instance.definition.plan.tenancy.is_some() {
+            return self.move_out(&instance, operation, context).await;
+        }
+        if instance.is_guest() {
+            self.take_ports(&mut instance).await;
+            self.clear_guest(&instance, &operation.id, context).await?;
+            reach(Step::DeprovisionHooked);
+        } else {
+            self.run_deprovision_hook(&instance, &operation.id, context).await?;
+            reach(Step::DeprovisionHooked);
             self.take_down(&instance, context).await?;
         }
         let finished = self.conclude(&context.cancel, || {

@@ -72,6 +72,9 @@ pub enum InternalError {
         /// In which way.
         why: String,
     },
+    /// A hook refused what was asked for.
+    #[error("a hook refused the parameters (exit code 20)")]
+    HookRefused,
     /// A task that panicked.
     #[error("a task of the broker panicked")]
     Panic,

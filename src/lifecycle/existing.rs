@@ -85,6 +85,15 @@ impl Broker {
         Ok(())
     }
 
+    /// Takes the ports of the instance's existing container for a hook, which says itself what is
+    /// wrong if that does not run.
+    pub(super) async fn take_ports(&self, instance: &mut Instance) {
+        let found = self.existing_ports(&instance.definition.plan.container).await;
+        if let Ok(Some(ports)) = found {
+            instance.ports = ports;
+        }
+    }
+
     /// The ports that a binding shows, when they are not those in the store.
     pub(super) async fn ports_to_bind(&self, id: &InstanceId) -> Result<Option<Ports>, Refusal> {
         let Some(instance) = self.find(id.as_str()).await? else { return Ok(None) };

@@ -2,7 +2,7 @@
 
 use super::{
     BoundDocument, Broker, FetchedInstance, InstanceState, Refusal,
-    bind::Sealed,
+    binding::{BindingState, Sealed},
     instance::{Private, state_of},
 };
 use crate::catalog::{BindingId, InstanceId};
@@ -37,13 +37,14 @@ impl Broker {
             plan_id: row.plan_id,
             parameters: private.parameters,
             maintenance_version: row.maintenance,
+            dashboard_url: private.dashboard_url,
         })
     }
 
     /// A binding, with the document that it was made with.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`].
+    /// [`Refusal::NotFound`], also while it is being made.
     pub async fn fetch_binding(
         &self,
         instance: &InstanceId,
@@ -52,11 +53,15 @@ impl Broker {
         let (instance_id, binding_id) = (instance.to_string(), binding.to_string());
         let found =
             self.store.read(move |rows| rows.find_binding(&instance_id, &binding_id)).await?;
-        let row = found.ok_or_else(|| {
+        let missing = || {
             Refusal::NotFound(format!(
                 "service binding {binding} of instance {instance} does not exist"
             ))
-        })?;
+        };
+        let row = found.ok_or_else(missing)?;
+        if !BindingState::of(&row)?.is_made() {
+            return Err(missing());
+        }
         let sealed = Sealed::open(&self.keys, &row)?;
         Ok(sealed.into_document(false))
     }

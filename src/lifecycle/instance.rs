@@ -5,9 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Broker, InstanceState, Refusal, error::InternalError};
+use super::{
+    Broker, InstanceState, Refusal,
+    error::InternalError,
+    tenancy::{Host, is_host},
+};
 use crate::{
-    catalog::{ContainerPort, Definition, Offer, Plan},
+    catalog::{ContainerPort, Definition, Lifecycle, Offer, Parameters, Plan},
     credentials::{InstanceSecrets, Keyring},
     store::{InstanceRow, PortRow, RowError, Rows},
 };
@@ -20,6 +24,9 @@ pub(super) struct Private {
     /// OSB context, organization and space.
     #[serde(default)]
     pub(super) context: Value,
+    /// What the provision hook said of a dashboard.
+    #[serde(default)]
+    pub(super) dashboard_url: Option<String>,
     /// Plans that it had before, for platforms that did not hear of a change.
     #[serde(default)]
     pub(super) former_plans: Vec<String>,
@@ -49,12 +56,15 @@ pub(super) struct Instance {
     pub(super) definition: Arc<Definition>,
     pub(super) private: Private,
     pub(super) ports: BTreeMap<ContainerPort, u16>,
+    /// The shared container that it lives in.
+    pub(super) host: Option<Host>,
 }
 
 impl Instance {
     /// Whether it lives in a container that is not its own.
     pub(super) fn is_guest(&self) -> bool {
-        self.definition.plan.container.existing.is_some()
+        let plan = &self.definition.plan;
+        plan.container.existing.is_some() || (plan.tenancy.is_some() && !is_host(&self.row.id))
     }
 }
 
@@ -108,8 +118,21 @@ pub(super) fn parameter_environment(
     plan: &Plan,
     parameters: &Map<String, Value>,
 ) -> Result<Vec<(String, String)>, Refusal> {
+    let for_hooks = |name: &str| {
+        let Parameters::Declared(names) = &plan.parameters else { return false };
+        let schemas = [&plan.schemas.create, &plan.schemas.update];
+        plan.lifecycle != Lifecycle::default()
+            && !names.contains_key(name)
+            && schemas.into_iter().flatten().any(|schema| schema.declares(name))
+    };
+    // Those that the schema alone declares are in the document that hooks read.
+    let shown: Map<String, Value> = parameters
+        .iter()
+        .filter(|(name, _)| !for_hooks(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     plan.parameters
-        .environment(parameters, &own_variables(plan))
+        .environment(&shown, &own_variables(plan))
         .map_err(|error| Refusal::Invalid(error.to_string()))
 }
 
@@ -196,16 +219,21 @@ impl Broker {
                 let Some(row) = rows.find_instance(&wanted)? else { return Ok(None) };
                 let definition = rows.find_definition(&row.definition_hash)?;
                 let ports = rows.list_ports(&wanted)?;
-                Ok(Some((row, definition, ports)))
+                let host = match rows.find_host_of(&wanted)? {
+                    Some(host) => rows.find_instance(&host)?,
+                    None => None,
+                };
+                Ok(Some((row, definition, ports, host)))
             })
             .await?;
-        let Some((row, definition, ports)) = found else { return Ok(None) };
+        let Some((row, definition, ports, host)) = found else { return Ok(None) };
         let definition = open_definition(&self.keys, &row, definition.as_deref())?;
         Ok(Some(Instance {
             state: state_of(&row)?,
             definition: Arc::new(definition),
             private: Private::open(&self.keys, &row)?,
             ports: port_map(&ports)?,
+            host: host.map(|host| Host::open(&self.keys, &host)).transpose()?,
             row,
         }))
     }

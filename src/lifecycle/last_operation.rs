@@ -71,7 +71,8 @@ impl Broker {
         }
     }
 
-    /// The newest operation on a binding. Bindings are made at once, so one that exists succeeded.
+    /// The newest operation on a binding, or the one that the platform names. A binding without
+    /// one was made at once.
     ///
     /// # Errors
     /// [`Refusal::NotFound`].
@@ -79,17 +80,34 @@ impl Broker {
         &self,
         instance: &InstanceId,
         binding: &BindingId,
+        operation: Option<&str>,
     ) -> Result<Progress, Refusal> {
         let (instance_id, binding_id) = (instance.to_string(), binding.to_string());
-        let found =
-            self.store.read(move |rows| rows.find_binding(&instance_id, &binding_id)).await?;
-        match found {
-            Some(_) => Ok(Progress {
+        let named = operation.map(str::to_owned);
+        let (row, found) = self
+            .store
+            .read(move |rows| {
+                let row = rows.find_binding(&instance_id, &binding_id)?;
+                let is_ours = |op: &OperationRow| {
+                    op.instance_id == instance_id && op.binding_id.as_ref() == Some(&binding_id)
+                };
+                let found = match named {
+                    Some(named) => rows.find_operation(&named)?.filter(is_ours),
+                    // Of a binding that is gone, only the operation that it was known by is told.
+                    None if row.is_none() => None,
+                    None => rows.find_last_operation(&instance_id, Some(&binding_id))?,
+                };
+                Ok((row, found))
+            })
+            .await?;
+        match (row, found) {
+            (_, Some(operation)) => Ok(self.progress(&operation, None)),
+            (Some(_), None) => Ok(Progress {
                 state: SUCCEEDED.to_owned(),
                 description: None,
                 instance_usable: None,
             }),
-            None => Err(Refusal::NotFound(format!(
+            (None, None) => Err(Refusal::NotFound(format!(
                 "service binding {binding} of instance {instance} does not exist"
             ))),
         }

@@ -18,13 +18,19 @@
 //! Knows no HTTP code, no SQL, no type of bollard.
 
 mod bind;
+mod binding;
+mod binding_work;
 mod broker;
 mod container;
 mod deprovision;
 mod error;
 mod existing;
+mod expire;
 pub mod fault;
 mod fetch;
+mod guest;
+mod hook;
+mod hook_input;
 mod instance;
 mod last_operation;
 mod provision;
@@ -33,6 +39,7 @@ mod replace;
 mod requests;
 mod retry;
 mod state;
+mod tenancy;
 mod unbind;
 mod update;
 mod work;
@@ -42,7 +49,7 @@ pub use error::{InternalError, Refusal};
 pub use last_operation::Progress;
 pub use recover::Recovery;
 pub use requests::{
-    Accepted, BindRequest, BoundDocument, DeleteRequest, FetchedInstance, ProvisionRequest,
+    Accepted, BindRequest, Bound, BoundDocument, DeleteRequest, FetchedInstance, ProvisionRequest,
     RotationRequest, UpdateRequest,
 };
 pub use state::{Event, InstanceState, Transition};

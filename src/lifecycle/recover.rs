@@ -52,14 +52,17 @@ impl Broker {
     pub async fn recover(self: &Arc<Self>) -> Result<(), InternalError> {
         self.report_hidden_plans().await?;
         let running = self.store.read(|rows| rows.list_running_operations()).await?;
-        for operation in running {
+        // Hooks need the container of their instance: they come when that has been looked after.
+        let (on_bindings, on_instances): (Vec<_>, Vec<_>) =
+            running.into_iter().partition(|operation| operation.binding_id.is_some());
+        for operation in on_instances {
             tracing::info!(
                 operation.id,
                 instance.id = operation.instance_id,
                 operation.kind,
                 "an interrupted operation goes on"
             );
-            self.launch(operation);
+            self.resume(operation);
         }
         let Some(owned) = self.wait_for_docker().await else { return Ok(()) };
         self.recovery.send_replace(Recovery::Running);
@@ -92,9 +95,28 @@ impl Broker {
             .filter_map(futures_util::future::ready)
             .collect()
             .await;
+        for operation in on_bindings {
+            tracing::info!(
+                operation.id,
+                instance.id = operation.instance_id,
+                binding.id = operation.binding_id,
+                operation.kind,
+                "an interrupted operation goes on"
+            );
+            self.resume(operation);
+        }
         tracing::info!(failed = failed.len(), "recovery is done");
         self.recovery.send_replace(Recovery::Done { failed });
         Ok(())
+    }
+
+    /// Returns when recovery is done; never, if it fails.
+    pub async fn recovered(&self) {
+        let mut recovery = self.recovery.subscribe();
+        let done = |recovery: &Recovery| matches!(recovery, Recovery::Done { .. });
+        if recovery.wait_for(done).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// `None` when the broker stops first.
@@ -125,7 +147,7 @@ impl Broker {
     ) -> Result<(), Failure> {
         let cancel = self.stopping.child_token();
         // An operation that runs already does what is needed.
-        let Some(_hold) = self.works.hold(id, cancel.clone()) else { return Ok(()) };
+        let Some(_hold) = self.works.hold(id, None, cancel.clone()) else { return Ok(()) };
         let Some(mut instance) = self.find(id).await? else { return Ok(()) };
         if !instance.state.is_usable() {
             return Ok(());
@@ -133,8 +155,12 @@ impl Broker {
         let name = self.container_name(&instance.row.name);
         let deadline = Instant::now() + self.limits.operation_timeout;
         let context = Context::unattended(cancel, deadline);
-        if instance.is_guest() {
+        if instance.definition.plan.container.existing.is_some() {
             return self.join_existing(&mut instance, &context).await;
+        }
+        if instance.is_guest() {
+            // Its host is an instance as well.
+            return Ok(());
         }
         if instance.state == InstanceState::UpdateFailed {
             self.require_data(&instance).await?;
@@ -177,14 +203,17 @@ impl Broker {
 
     /// Looks once more for an instance that could not be brought back: it may only have been slow.
     pub(super) async fn look_for(&self, id: &InstanceId) -> Result<(), InternalError> {
-        if !self.is_lost(id.as_str()) {
+        let wanted = id.to_string();
+        let host = self.store.read(move |rows| rows.find_host_of(&wanted)).await?;
+        let id = host.as_deref().unwrap_or(id.as_str());
+        if !self.is_lost(id) {
             return Ok(());
         }
-        let Some(instance) = self.find(id.as_str()).await? else { return Ok(()) };
+        let Some(instance) = self.find(id).await? else { return Ok(()) };
         let deadline = Instant::now() + SECOND_LOOK;
         let context = Context::unattended(self.stopping.child_token(), deadline);
         if self.answers(&instance, &context, SECOND_LOOK).await {
-            self.found(id.as_str());
+            self.found(id);
         }
         Ok(())
     }

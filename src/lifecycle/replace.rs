@@ -16,7 +16,10 @@ use super::{
     update::{Target, merged_context},
     work::Context,
 };
-use crate::{catalog::RestartPolicy, store::OperationRow};
+use crate::{
+    catalog::{Action, RestartPolicy},
+    store::OperationRow,
+};
 
 /// Name under which the old container stands by.
 pub(super) fn standby_name(name: &str) -> String {
@@ -39,11 +42,14 @@ impl Broker {
         let polled = context.for_plan(&target.definition.plan);
         if old.is_guest() {
             // Nothing of the container is the instance's.
+            self.take_ports(&mut new).await;
+            self.run_own_hook(Action::Update, &new, &operation.id, &polled).await?;
+            reach(Step::UpdateHooked);
             self.commit_update(operation, &new, &target, context).await?;
             reach(Step::UpdateCommitted);
             return Ok(());
         }
-        let changed = self.change(&old, &mut new, &polled).await;
+        let changed = self.change(&old, &mut new, &operation.id, &polled).await;
         match changed {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
@@ -71,6 +77,7 @@ impl Broker {
         &self,
         old: &Instance,
         new: &mut Instance,
+        operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
         // Everything that can fail without touching the old container comes first.
@@ -82,6 +89,8 @@ impl Broker {
         let faults = Faults { created: Some(Step::UpdateCreated), ..Faults::NONE };
         self.bring_up(new, true, faults, context).await?;
         reach(Step::UpdateReady);
+        self.run_own_hook(Action::Update, new, operation_id, context).await?;
+        reach(Step::UpdateHooked);
         Ok(())
     }
 
@@ -135,7 +144,8 @@ impl Broker {
             Err(Failure::Interrupted) => Failure::Interrupted,
             Err(Failure::Failed { public, cause: second }) => {
                 let public = format!("{reason}; and the way back failed: {public}");
-                let recorded = self.fail_with(operation.clone(), public.clone(), Event::Fail).await;
+                let recorded =
+                    self.fail_with(operation.clone(), public.clone(), Event::Fail, false).await;
                 if let Err(error) = recorded {
                     return error.into();
                 }

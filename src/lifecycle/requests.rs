@@ -51,6 +51,8 @@ pub struct BindRequest {
     pub plan_id: String,
     pub parameters: Map<String, Value>,
     pub bind_resource: Value,
+    pub context: Value,
+    pub accepts_incomplete: bool,
 }
 
 /// Make a successor of a binding.
@@ -60,6 +62,7 @@ pub struct RotationRequest {
     pub instance_id: InstanceId,
     pub binding_id: BindingId,
     pub predecessor_id: BindingId,
+    pub accepts_incomplete: bool,
 }
 
 /// What became of a request that changes something.
@@ -70,6 +73,18 @@ pub enum Accepted {
     /// It was so already.
     Already,
     /// Under way; the platform polls.
+    InProgress {
+        /// The `operation` string of OSB.
+        operation: String,
+    },
+}
+
+/// What became of a request for a binding.
+#[derive(Debug)]
+pub enum Bound {
+    /// There it is.
+    Document(BoundDocument),
+    /// Its hook runs; the platform polls.
     InProgress {
         /// The `operation` string of OSB.
         operation: String,
@@ -95,4 +110,5 @@ pub struct FetchedInstance {
     pub plan_id: String,
     pub parameters: Map<String, Value>,
     pub maintenance_version: Option<String>,
+    pub dashboard_url: Option<String>,
 }

@@ -26,17 +26,19 @@ use crate::{
 /// The host of a tenant.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
-    pub(super) id: String,
     /// Safe name of its container.
     pub(super) name: String,
     /// The administrator's.
     pub(super) secrets: InstanceSecrets,
+    /// It served at some time: there may be something of a tenant in it.
+    pub(super) served: bool,
 }
 
 impl Host {
     pub(super) fn open(keys: &Keyring, row: &InstanceRow) -> Result<Self, InternalError> {
         let secrets = Private::open(keys, row)?.secrets;
-        Ok(Self { id: row.id.clone(), name: row.name.clone(), secrets })
+        let served = state_of(row)?.is_usable();
+        Ok(Self { name: row.name.clone(), secrets, served })
     }
 }
 
@@ -77,7 +79,7 @@ impl Broker {
             return Ok(Ok(None));
         }
         if let Some(message) = unavailable {
-            return Ok(Err(super::provision::without_image(message)));
+            return Ok(Err(super::provision::unavailable_now(message)));
         }
         let number = number();
         let host = InstanceRow {
@@ -86,7 +88,6 @@ impl Broker {
             generation: 0,
             ..tenant.clone()
         };
-        // Its place first: it makes the host a host.
         let host = match self.renewed(host, tenant, plan) {
             Ok(host) => host,
             Err(error) => return Ok(Err(error.into())),
@@ -137,6 +138,7 @@ impl Broker {
             secrets: InstanceSecrets::generate(plan),
             parameters: Map::new(),
             context: Value::Null,
+            dashboard_url: None,
             former_plans: Vec::new(),
         };
         Ok(InstanceRow {
@@ -220,8 +222,8 @@ impl Broker {
     ) -> Result<(), Failure> {
         let mut instance = instance.clone();
         loop {
-            let (broker, id) = (Arc::clone(self), instance.row.id.clone());
-            let (exit, launch) = self.store.write(move |rows| broker.exit(rows, &id)).await??;
+            let id = instance.row.id.clone();
+            let (exit, launch) = self.store.write(move |rows| Self::exit(rows, &id)).await??;
             if let Some((operation, halted)) = launch {
                 if let Some(halted) = halted {
                     self.works.halt(&operation, &halted);
@@ -232,7 +234,7 @@ impl Broker {
                 Exit::Open => {}
                 Exit::Shared => {
                     context.step("dropping what the instance has in the shared container");
-                    self.drop_tenant(&instance, &operation.id, context).await?;
+                    self.clear_guest(&instance, &operation.id, context).await?;
                 }
                 Exit::Last(host_operation) => {
                     context.step("removing the shared container");
@@ -266,7 +268,6 @@ impl Broker {
     /// Decides how a tenant gets out; the operation that removes its host, and what that halts.
     #[expect(clippy::type_complexity, reason = "the outcome of one transaction, used once")]
     fn exit(
-        &self,
         rows: &Rows<'_>,
         tenant: &str,
     ) -> Result<Result<(Exit, Option<(OperationRow, Option<String>)>), Failure>, RowError> {

@@ -1,15 +1,33 @@
-//! Removing bindings.
+//! Accepting the removal of bindings. `binding_work.rs` carries out what hooks do.
 
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
 use super::{
-    Broker, DeleteRequest, Refusal,
+    Accepted, Broker, DeleteRequest, Refusal,
+    bind::SHORT,
+    binding::{BindingState, Sealed},
     fault::{Step, reach},
+    instance::{operation_id, state_of},
+    last_operation::FAILED,
 };
-use crate::catalog::BindingId;
+use crate::{
+    catalog::BindingId,
+    store::{BindingRow, OperationRow},
+};
+
+enum Decision {
+    /// Its row was all that there was of it.
+    Removed,
+    /// The new operation, and the one that it halts.
+    Launch(OperationRow, Option<String>),
+    Join(String),
+}
 
 impl Broker {
-    /// Removes a binding.
+    /// Removes a binding, after its hook has revoked its credentials. It halts a bind that is
+    /// still under way.
     ///
     /// # Errors
     /// [`Refusal::Gone`] when there is no such binding; any other [`Refusal`].
@@ -17,29 +35,95 @@ impl Broker {
         self: &Arc<Self>,
         request: DeleteRequest,
         binding: BindingId,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Accepted, Refusal> {
+        let accepts_incomplete = request.accepts_incomplete;
         let broker = Arc::clone(self);
-        let removed = self.store.write(move |rows| {
+        let decided = self.store.write(move |rows| {
             let gone = || {
                 Refusal::Gone(format!(
                     "service binding {binding} of instance {} does not exist",
                     request.instance_id
                 ))
             };
-            let Some(row) = rows.find_instance(request.instance_id.as_str())? else {
+            let Some(instance) = rows.find_instance(request.instance_id.as_str())? else {
                 return Ok(Err(gone()));
             };
-            if rows.find_binding(&row.id, binding.as_str())?.is_none() {
+            let Some(row) = rows.find_binding(&instance.id, binding.as_str())? else {
                 return Ok(Err(gone()));
-            }
-            if let Err(refusal) = broker.belongs(&row, &request.service_id, &request.plan_id) {
+            };
+            if let Err(refusal) = broker.belongs(&instance, &request.service_id, &request.plan_id) {
                 return Ok(Err(refusal));
             }
-            rows.delete_binding(&row.id, binding.as_str())?;
-            Ok(Ok(()))
+            let known = (|| {
+                let sealed = Sealed::open(&broker.keys, &row)?;
+                Ok::<_, Refusal>((sealed, BindingState::of(&row)?, state_of(&instance)?))
+            })();
+            let (sealed, state, of_instance) = match known {
+                Ok(known) => known,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if sealed.secrets.is_none() {
+                rows.delete_binding(&instance.id, &row.id)?;
+                return Ok(Ok(Decision::Removed));
+            }
+            let running = rows.find_running_operation_on(&instance.id, &row.id)?;
+            if state == BindingState::Unbinding
+                && let Some(operation) = running
+            {
+                return Ok(Ok(Decision::Join(operation.id)));
+            }
+            if of_instance.is_busy() {
+                return Ok(Err(Refusal::Concurrency(format!(
+                    "the service instance is {of_instance}; unbind it when that has ended"
+                ))));
+            }
+            if let Some(operation) = &running {
+                let why = "halted because the service binding is being deleted";
+                rows.finish_operation(&operation.id, FAILED, Some(why))?;
+            }
+            let operation = OperationRow::new(
+                operation_id("unbind"),
+                "unbind",
+                &instance.id,
+                Some(row.id.as_str()),
+            );
+            rows.insert_operation(&operation)?;
+            let state = BindingState::Unbinding.as_str().to_owned();
+            rows.update_binding(&BindingRow { state, ..row })?;
+            Ok(Ok(Decision::Launch(operation, running.map(|operation| operation.id))))
         });
-        removed.await??;
-        reach(Step::UnbindCommitted);
-        Ok(())
+        match decided.await?? {
+            Decision::Removed => {
+                reach(Step::UnbindCommitted);
+                Ok(Accepted::Done)
+            }
+            Decision::Join(operation) if accepts_incomplete => {
+                Ok(Accepted::InProgress { operation })
+            }
+            Decision::Join(_) => {
+                Err(Refusal::Concurrency("the service binding is being deleted already".to_owned()))
+            }
+            Decision::Launch(operation, halted) => {
+                reach(Step::UnbindAccepted);
+                tracing::info!(
+                    operation.id,
+                    instance.id = operation.instance_id,
+                    binding.id = operation.binding_id,
+                    "unbind accepted"
+                );
+                if let Some(halted) = halted {
+                    self.works.halt(&operation, &halted);
+                }
+                let id = operation.id.clone();
+                self.launch(operation);
+                if !accepts_incomplete {
+                    return self.wait_for(&id).await.map(|()| Accepted::Done);
+                }
+                match timeout(SHORT, self.wait_for(&id)).await {
+                    Ok(ended) => ended.map(|()| Accepted::Done),
+                    Err(_) => Ok(Accepted::InProgress { operation: id }),
+                }
+            }
+        }
     }
 }

@@ -15,7 +15,6 @@ use super::{
         Private, SealedDefinition, damaged, open_definition, operation_id, parameter_environment,
         port_map, state_of,
     },
-    last_operation::IN_PROGRESS,
     provision::over_capacity,
 };
 use crate::{
@@ -124,6 +123,13 @@ impl Broker {
         {
             return Ok(Ok(Decision::Join(running.id)));
         }
+        if !rows.list_running_operations_on_bindings(id)?.is_empty() {
+            return Ok(Err(Refusal::Concurrency(
+                "a binding of the service instance is being made or removed; try again when that \
+                 has ended"
+                    .to_owned(),
+            )));
+        }
         let next = match state.on(Event::Update) {
             Transition::To(next) => next,
             Transition::Busy => {
@@ -168,13 +174,8 @@ impl Broker {
         };
         rows.update_instance(&InstanceRow { state: next.as_str().to_owned(), ..row.clone() })?;
         let operation = OperationRow {
-            id: operation_id,
-            instance_id: row.id,
-            binding_id: None,
-            kind: "update".to_owned(),
-            state: IN_PROGRESS.to_owned(),
-            description: None,
             sealed: Some(sealed),
+            ..OperationRow::new(operation_id, "update", id, None)
         };
         rows.insert_operation(&operation)?;
         Ok(Ok(Decision::Launch(operation)))
@@ -267,7 +268,8 @@ fn merge(known: &Map<String, Value>, given: Option<&Map<String, Value>>) -> Map<
 
 /// An instance stays where it is: its data would not come along.
 fn keeps_home(from: &Plan, to: &Plan) -> Result<(), Refusal> {
-    if from.container.existing == to.container.existing {
+    let shared = from.tenancy.is_some() || to.tenancy.is_some();
+    if from.container.existing == to.container.existing && (!shared || from.id == to.id) {
         return Ok(());
     }
     Err(Refusal::Unprocessable(format!(

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// An operation that a task works on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Work {
     /// Empty for work that nobody asked for: bringing an instance back after a start.
     operation_id: String,
@@ -32,10 +32,17 @@ struct Work {
     step: Arc<Mutex<&'static str>>,
 }
 
-/// All of them, by instance.
+/// What a task works on: an instance, or a binding of one.
+type Key = (String, Option<String>);
+
+fn key(operation: &OperationRow) -> Key {
+    (operation.instance_id.clone(), operation.binding_id.clone())
+}
+
+/// All of them, by what they work on.
 #[derive(Debug, Default)]
 pub(super) struct Works {
-    by_instance: Mutex<HashMap<String, Work>>,
+    by_key: Mutex<HashMap<Key, Work>>,
     /// Counts operations that ended; whoever waits for one looks again when it changes.
     ended: watch::Sender<u64>,
 }
@@ -49,13 +56,15 @@ pub(super) struct Context {
     pub(super) deadline: Instant,
     /// When the platform stops polling, if the plan says so.
     pub(super) end: Option<Instant>,
+    /// An earlier broker had begun it: something of it may still run.
+    pub(super) resumed: bool,
     step: Arc<Mutex<&'static str>>,
 }
 
 impl Context {
     /// A context for work that belongs to no operation.
     pub(super) fn unattended(cancel: CancellationToken, deadline: Instant) -> Self {
-        Self { cancel, deadline, end: None, step: Arc::default() }
+        Self { cancel, deadline, end: None, resumed: false, step: Arc::default() }
     }
 
     /// The same with its full time again, for taking back what ran out of it.
@@ -86,46 +95,48 @@ impl Context {
 }
 
 impl Works {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Work>> {
-        self.by_instance.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Work>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the operation is doing now.
     pub(super) fn step_of(&self, operation: &OperationRow) -> Option<&'static str> {
         let works = self.lock();
-        let work = works.get(&operation.instance_id)?;
+        let work = works.get(&key(operation))?;
         let step = *work.step.lock().unwrap_or_else(PoisonError::into_inner);
         (work.operation_id == operation.id && !step.is_empty()).then_some(step)
     }
 
-    /// Takes hold of an instance that no task works on, for work that nobody asked for. An
-    /// operation that comes meanwhile cancels it, and waits for its end.
+    /// Takes hold of an instance, or of a binding, that no task works on, for work that nobody
+    /// asked for. An operation that comes meanwhile cancels it, and waits for its end.
     pub(super) fn hold(
         self: &Arc<Self>,
         instance_id: &str,
+        binding_id: Option<&str>,
         cancel: CancellationToken,
     ) -> Option<Hold> {
+        let key = (instance_id.to_owned(), binding_id.map(str::to_owned));
         let mut works = self.lock();
-        if works.contains_key(instance_id) {
+        if works.contains_key(&key) {
             return None;
         }
         let (done, on_done) = watch::channel(false);
         let work =
             Work { operation_id: String::new(), cancel, done: on_done, step: Arc::default() };
-        works.insert(instance_id.to_owned(), work);
-        Some(Hold { works: Arc::clone(self), instance_id: instance_id.to_owned(), done })
+        works.insert(key.clone(), work);
+        Some(Hold { works: Arc::clone(self), key, done })
     }
 
-    fn end(&self, instance_id: &str, operation_id: &str) {
+    fn end(&self, key: &Key, operation_id: &str) {
         let mut works = self.lock();
-        if works.get(instance_id).is_some_and(|work| work.operation_id == operation_id) {
-            works.remove(instance_id);
+        if works.get(key).is_some_and(|work| work.operation_id == operation_id) {
+            works.remove(key);
         }
     }
 
-    /// Asks the task that works on this operation to stop after its present step.
-    pub(super) fn halt(&self, instance_id: &str, operation_id: &str) {
-        if let Some(work) = self.lock().get(instance_id)
+    /// Asks the task of an operation that `overtaking` has ended to stop after its present step.
+    pub(super) fn halt(&self, overtaking: &OperationRow, operation_id: &str) {
+        if let Some(work) = self.lock().get(&key(overtaking))
             && work.operation_id == operation_id
         {
             work.cancel.cancel();
@@ -133,25 +144,35 @@ impl Works {
     }
 }
 
-/// An instance in the hands of work that nobody asked for, until it is dropped.
+/// An instance or binding in the hands of work that nobody asked for, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Hold {
     works: Arc<Works>,
-    instance_id: String,
+    key: Key,
     done: watch::Sender<bool>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.works.end(&self.instance_id, "");
+        self.works.end(&self.key, "");
         self.done.send_replace(true);
     }
 }
 
 impl Broker {
     /// Starts the task of an accepted operation. It begins when an earlier one on the same
-    /// instance has ended, and ends at once if the operation is not in progress any more.
+    /// instance or binding has ended, and one on an instance when those on its bindings have. It
+    /// ends at once if the operation is not in progress any more.
     pub(super) fn launch(self: &Arc<Self>, operation: OperationRow) {
+        self.launch_as(operation, false);
+    }
+
+    /// Likewise for one that an earlier broker had begun.
+    pub(super) fn resume(self: &Arc<Self>, operation: OperationRow) {
+        self.launch_as(operation, true);
+    }
+
+    fn launch_as(self: &Arc<Self>, operation: OperationRow, resumed: bool) {
         let cancel = self.stopping.child_token();
         let (done, on_done) = watch::channel(false);
         let step = Arc::default();
@@ -159,9 +180,10 @@ impl Broker {
             cancel: cancel.clone(),
             deadline: Instant::now() + self.limits.operation_timeout,
             end: None,
+            resumed,
             step: Arc::clone(&step),
         };
-        let work_key = operation.instance_id.clone();
+        let work_key = key(&operation);
         let work = Work { operation_id: operation.id.clone(), cancel, done: on_done, step };
         let earlier = {
             let mut works = self.works.lock();
@@ -169,11 +191,21 @@ impl Broker {
             if works.get(&work_key).is_some_and(|known| known.operation_id == operation.id) {
                 return;
             }
-            works.insert(work_key, work)
+            let mut earlier = Vec::from_iter(works.insert(work_key.clone(), work));
+            if work_key.1.is_none() {
+                // What is being done for a binding makes no sense any more.
+                let of_bindings =
+                    works.iter().filter(|((of, id), _)| *of == work_key.0 && id.is_some());
+                earlier.extend(of_bindings.map(|(_, work)| {
+                    work.cancel.cancel();
+                    work.clone()
+                }));
+            }
+            earlier
         };
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Some(mut earlier) = earlier {
+            for mut earlier in earlier {
                 if earlier.operation_id.is_empty() {
                     earlier.cancel.cancel();
                 }
@@ -181,13 +213,13 @@ impl Broker {
                 drop(earlier.done.wait_for(|done| *done).await);
             }
             broker.run_logged(&operation, &context).await;
-            broker.works.end(&operation.instance_id, &operation.id);
+            broker.works.end(&work_key, &operation.id);
             done.send_replace(true);
             broker.works.ended.send_modify(|count| *count += 1);
         });
     }
 
-    async fn run_logged(&self, operation: &OperationRow, context: &Context) {
+    async fn run_logged(self: &Arc<Self>, operation: &OperationRow, context: &Context) {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.run(operation, context)).catch_unwind().await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -211,6 +243,7 @@ impl Broker {
                 "operation interrupted"
             ),
             Err(Failure::Failed { public, cause }) => {
+                let refused = matches!(cause, Some(InternalError::HookRefused));
                 let cause = cause.map_or_else(String::new, |cause| Chain(&cause).to_string());
                 tracing::error!(
                     operation.id,
@@ -221,7 +254,11 @@ impl Broker {
                     error = cause,
                     "operation failed"
                 );
-                if let Err(error) = self.fail(operation, &public).await {
+                let recorded = match &operation.binding_id {
+                    Some(binding) => self.fail_binding(operation, binding, &public).await,
+                    None => self.fail(operation, &public, refused).await,
+                };
+                if let Err(error) = recorded {
                     tracing::error!(
                         operation.id, error = %Chain(&error),
                         "cannot record the failure; the operation runs again at the next start"
@@ -231,21 +268,28 @@ impl Broker {
         }
     }
 
-    async fn run(&self, operation: &OperationRow, context: &Context) -> Result<(), Failure> {
+    async fn run(
+        self: &Arc<Self>,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let id = operation.id.clone();
         let current = self.store.read(move |rows| rows.find_operation(&id)).await?;
         if current.is_none_or(|row| row.state != super::last_operation::IN_PROGRESS) {
             return Err(Failure::Interrupted);
         }
+        if let Some(binding) = &operation.binding_id {
+            return match operation.kind.as_str() {
+                "bind" => self.run_bind(operation, binding, context).await,
+                "unbind" => self.run_unbind(operation, binding, context).await,
+                other => Err(unknown_kind(operation, other).into()),
+            };
+        }
         match operation.kind.as_str() {
             "provision" => self.run_provision(operation, context).await,
             "update" => self.run_update(operation, context).await,
             "deprovision" => self.run_deprovision(operation, context).await,
-            other => Err(InternalError::Damaged {
-                what: format!("operation {}", operation.id),
-                why: format!("its kind is {other:?}"),
-            }
-            .into()),
+            other => Err(unknown_kind(operation, other).into()),
         }
     }
 
@@ -289,6 +333,9 @@ impl Broker {
             match row {
                 Some(row) if row.state == super::last_operation::IN_PROGRESS => {}
                 Some(row) if row.state == super::last_operation::SUCCEEDED => return Ok(()),
+                Some(row) if row.refused => {
+                    return Err(Refusal::Invalid(row.description.unwrap_or_default()));
+                }
                 Some(row) => {
                     return Err(Refusal::OperationFailed(row.description.unwrap_or_default()));
                 }
@@ -314,5 +361,12 @@ impl Broker {
             return Ok(Accepted::InProgress { operation });
         }
         self.wait_for(&operation).await.map(|()| when_done)
+    }
+}
+
+fn unknown_kind(operation: &OperationRow, kind: &str) -> InternalError {
+    InternalError::Damaged {
+        what: format!("operation {}", operation.id),
+        why: format!("its kind is {kind:?}"),
     }
 }

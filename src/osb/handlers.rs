@@ -14,7 +14,7 @@ use super::{
     requests::{Fields, Query},
     route::Route,
 };
-use crate::lifecycle::{Accepted, BoundDocument, Progress, Refusal};
+use crate::lifecycle::{Accepted, Bound, BoundDocument, Progress, Refusal};
 
 /// How soon a platform should ask again while an operation runs.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -55,30 +55,33 @@ pub(super) async fn handle<B: Buf>(
             if let Some(version) = found.maintenance_version {
                 reply["maintenance_info"] = json!({ "version": version });
             }
+            if let Some(url) = found.dashboard_url {
+                reply["dashboard_url"] = url.into();
+            }
             Ok(Answer::json(StatusCode::OK, &reply))
         }
         Route::LastOperation(id) => {
             Ok(progress(broker.last_operation(&id, query.get("operation")).await?))
         }
         Route::LastBindingOperation(id, binding) => {
-            Ok(progress(broker.last_binding_operation(&id, &binding).await?))
+            let named = query.get("operation");
+            Ok(progress(broker.last_binding_operation(&id, &binding, named).await?))
         }
         Route::Bind(id, binding) => {
             let fields = fields().await?;
-            let bound = if let Some(request) = fields.rotation(&id, &binding)? {
+            let bound = if let Some(request) = fields.rotation(&id, &binding, &query)? {
                 detached(async move { broker.rotate(request).await }).await?
             } else {
-                let request = fields.bind(id, binding)?;
+                let request = fields.bind(id, binding, &query)?;
                 detached(async move { broker.bind(request).await }).await?
             };
-            let status = if bound.created { StatusCode::CREATED } else { StatusCode::OK };
-            Ok(Answer::json(status, &bound.document))
+            Ok(made(bound))
         }
         Route::FetchBinding(id, binding) => Ok(fetched(broker.fetch_binding(&id, &binding).await?)),
         Route::Unbind(id, binding) => {
             let request = query.delete(id)?;
-            detached(async move { broker.unbind(request, binding).await }).await?;
-            Ok(Answer::json(StatusCode::OK, &empty()))
+            let done = detached(async move { broker.unbind(request, binding).await }).await?;
+            Ok(accepted(done, StatusCode::OK))
         }
     }
 }
@@ -98,6 +101,18 @@ fn accepted(done: Accepted, created: StatusCode) -> Answer {
         Accepted::Done => Answer::json(created, &empty()),
         Accepted::Already => Answer::json(StatusCode::OK, &empty()),
         Accepted::InProgress { operation } => {
+            Answer::json(StatusCode::ACCEPTED, &json!({ "operation": operation }))
+        }
+    }
+}
+
+fn made(bound: Bound) -> Answer {
+    match bound {
+        Bound::Document(bound) => {
+            let status = if bound.created { StatusCode::CREATED } else { StatusCode::OK };
+            Answer::json(status, &bound.document)
+        }
+        Bound::InProgress { operation } => {
             Answer::json(StatusCode::ACCEPTED, &json!({ "operation": operation }))
         }
     }

@@ -87,6 +87,7 @@ impl Fields {
         &self,
         instance_id: InstanceId,
         binding_id: BindingId,
+        query: &Query,
     ) -> Result<BindRequest, Problem> {
         let app_guid = self.string("app_guid")?;
         let mut resource = self.object("bind_resource")?.unwrap_or_default();
@@ -94,7 +95,6 @@ impl Fields {
             // The old field and the new one mean the same.
             resource.entry("app_guid").or_insert(Value::String(app_guid));
         }
-        self.object("context")?;
         Ok(BindRequest {
             instance_id,
             binding_id,
@@ -102,6 +102,8 @@ impl Fields {
             plan_id: self.required("plan_id")?,
             parameters: self.object("parameters")?.unwrap_or_default(),
             bind_resource: Value::Object(resource),
+            context: self.object("context")?.map_or(Value::Null, Value::Object),
+            accepts_incomplete: query.accepts_incomplete(),
         })
     }
 
@@ -110,6 +112,7 @@ impl Fields {
         &self,
         instance_id: &InstanceId,
         binding_id: &BindingId,
+        query: &Query,
     ) -> Result<Option<RotationRequest>, Problem> {
         let Some(predecessor) = self.string("predecessor_binding_id")? else { return Ok(None) };
         let predecessor_id = BindingId::parse(predecessor)
@@ -118,6 +121,7 @@ impl Fields {
             instance_id: instance_id.clone(),
             binding_id: binding_id.clone(),
             predecessor_id,
+            accepts_incomplete: query.accepts_incomplete(),
         }))
     }
 }

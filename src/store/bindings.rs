@@ -1,6 +1,6 @@
 //! Rows of `bindings`.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{RowError, Rows, now};
 
@@ -11,28 +11,66 @@ pub struct BindingRow {
     pub instance_id: String,
     /// Id as the platform knows it.
     pub id: String,
-    /// Request and document, encrypted.
+    /// State, in the words of `lifecycle`'s `BindingState`.
+    pub state: String,
+    /// Request, secrets and document, encrypted.
     pub sealed: Vec<u8>,
+    /// When its credentials are to end, in seconds since the epoch.
+    pub expires_at: Option<i64>,
+}
+
+const COLUMNS: &str = "instance_id, id, state, sealed, expires_at";
+
+fn binding(row: &Row<'_>) -> Result<BindingRow, rusqlite::Error> {
+    Ok(BindingRow {
+        instance_id: row.get(0)?,
+        id: row.get(1)?,
+        state: row.get(2)?,
+        sealed: row.get(3)?,
+        expires_at: row.get(4)?,
+    })
 }
 
 impl Rows<'_> {
     /// The binding with this id of this instance.
     pub fn find_binding(&self, instance: &str, id: &str) -> Result<Option<BindingRow>, RowError> {
-        let sql = "SELECT instance_id, id, sealed FROM bindings WHERE instance_id = ?1 AND id = ?2";
-        Ok(self
-            .0
-            .prepare_cached(sql)?
-            .query_row([instance, id], |row| {
-                Ok(BindingRow { instance_id: row.get(0)?, id: row.get(1)?, sealed: row.get(2)? })
-            })
-            .optional()?)
+        let sql = format!("SELECT {COLUMNS} FROM bindings WHERE instance_id = ?1 AND id = ?2");
+        Ok(self.0.prepare_cached(&sql)?.query_row([instance, id], binding).optional()?)
+    }
+
+    /// The bindings of an instance.
+    pub fn list_bindings(&self, instance: &str) -> Result<Vec<BindingRow>, RowError> {
+        let sql = format!("SELECT {COLUMNS} FROM bindings WHERE instance_id = ?1 ORDER BY id");
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_map([instance], binding)?.collect::<Result<_, _>>()?)
     }
 
     /// Adds a binding.
     pub fn insert_binding(&self, row: &BindingRow) -> Result<(), RowError> {
-        let sql = "INSERT INTO bindings (instance_id, id, sealed, created_at) \
-                   VALUES (?1, ?2, ?3, ?4)";
-        self.0.prepare_cached(sql)?.execute(params![row.instance_id, row.id, row.sealed, now()])?;
+        let sql = "INSERT INTO bindings (instance_id, id, state, sealed, expires_at, created_at) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        self.0.prepare_cached(sql)?.execute(params![
+            row.instance_id,
+            row.id,
+            row.state,
+            row.sealed,
+            row.expires_at,
+            now()
+        ])?;
+        Ok(())
+    }
+
+    /// Replaces everything of a binding but its ids.
+    pub fn update_binding(&self, row: &BindingRow) -> Result<(), RowError> {
+        let sql = "UPDATE bindings SET state = ?3, sealed = ?4, expires_at = ?5 \
+                   WHERE instance_id = ?1 AND id = ?2";
+        self.0.prepare_cached(sql)?.execute(params![
+            row.instance_id,
+            row.id,
+            row.state,
+            row.sealed,
+            row.expires_at
+        ])?;
         Ok(())
     }
 
@@ -40,5 +78,25 @@ impl Rows<'_> {
     pub fn delete_binding(&self, instance: &str, id: &str) -> Result<bool, RowError> {
         let sql = "DELETE FROM bindings WHERE instance_id = ?1 AND id = ?2";
         Ok(self.0.prepare_cached(sql)?.execute([instance, id])? > 0)
+    }
+
+    /// Bindings in `state` whose time is up at `moment`, the oldest first.
+    pub fn list_expired_bindings(
+        &self,
+        state: &str,
+        moment: i64,
+    ) -> Result<Vec<BindingRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM bindings WHERE expires_at <= ?1 AND state = ?2 \
+             ORDER BY expires_at LIMIT 100"
+        );
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![moment, state], binding)?.collect::<Result<_, _>>()?)
+    }
+
+    /// When the next binding in `state` expires.
+    pub fn next_expiry(&self, state: &str) -> Result<Option<i64>, RowError> {
+        let sql = "SELECT min(expires_at) FROM bindings WHERE expires_at > ?1 AND state = ?2";
+        Ok(self.0.prepare_cached(sql)?.query_row(params![now(), state], |row| row.get(0))?)
     }
 }

@@ -53,10 +53,13 @@ const MIGRATIONS: [&str; 1] = [
     CREATE TABLE bindings (
         instance_id TEXT NOT NULL REFERENCES instances (id) ON DELETE CASCADE,
         id          TEXT NOT NULL,
+        state       TEXT NOT NULL,
         sealed      BLOB NOT NULL,
+        expires_at  INTEGER,
         created_at  INTEGER NOT NULL,
         PRIMARY KEY (instance_id, id)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX bindings_expiring ON bindings (expires_at) WHERE expires_at IS NOT NULL;
 
     -- Outlives its instance, so that late polls learn how it ended.
     CREATE TABLE operations (
@@ -66,6 +69,7 @@ const MIGRATIONS: [&str; 1] = [
         kind        TEXT NOT NULL,
         state       TEXT NOT NULL,
         description TEXT,
+        refused     INTEGER NOT NULL DEFAULT 0,
         sealed      BLOB,
         started_at  INTEGER NOT NULL,
         finished_at INTEGER
@@ -75,6 +79,8 @@ const MIGRATIONS: [&str; 1] = [
     -- One running operation per instance, whatever the code above believes.
     CREATE UNIQUE INDEX operations_running ON operations (instance_id)
         WHERE state = 'in progress' AND binding_id IS NULL;
+    CREATE UNIQUE INDEX operations_running_on_bindings ON operations (instance_id, binding_id)
+        WHERE state = 'in progress' AND binding_id IS NOT NULL;
 
     -- Shared containers: instances of which no platform knows, and whoever lives in them.
     CREATE TABLE hosts (

@@ -16,17 +16,19 @@ pub struct OperationRow {
     pub instance_id: String,
     /// Binding that it belongs to, if any.
     pub binding_id: Option<String>,
-    /// `provision`, `update`, `deprovision`, `bind` or `unbind`.
+    /// `provision`, `update`, `deprovision`, `bind`, `unbind` or `expire`.
     pub kind: String,
     /// `in progress`, `succeeded` or `failed`, the words of OSB.
     pub state: String,
     /// For users.
     pub description: Option<String>,
+    /// It failed because of what was asked for.
+    pub refused: bool,
     /// The request, encrypted, where the operation needs it to be resumed.
     pub sealed: Option<Vec<u8>>,
 }
 
-const COLUMNS: &str = "id, instance_id, binding_id, kind, state, description, sealed";
+const COLUMNS: &str = "id, instance_id, binding_id, kind, state, description, refused, sealed";
 
 fn operation(row: &Row<'_>) -> Result<OperationRow, rusqlite::Error> {
     Ok(OperationRow {
@@ -36,8 +38,26 @@ fn operation(row: &Row<'_>) -> Result<OperationRow, rusqlite::Error> {
         kind: row.get(3)?,
         state: row.get(4)?,
         description: row.get(5)?,
-        sealed: row.get(6)?,
+        refused: row.get(6)?,
+        sealed: row.get(7)?,
     })
+}
+
+impl OperationRow {
+    /// One that begins.
+    #[must_use]
+    pub fn new(id: String, kind: &str, instance: &str, binding: Option<&str>) -> Self {
+        Self {
+            id,
+            instance_id: instance.to_owned(),
+            binding_id: binding.map(str::to_owned),
+            kind: kind.to_owned(),
+            state: "in progress".to_owned(),
+            description: None,
+            refused: false,
+            sealed: None,
+        }
+    }
 }
 
 impl Rows<'_> {
@@ -88,6 +108,39 @@ impl Rows<'_> {
         Ok(self.0.prepare_cached(&sql)?.query_row([instance], operation).optional()?)
     }
 
+    /// The operation that runs on a binding.
+    pub fn find_running_operation_on(
+        &self,
+        instance: &str,
+        binding: &str,
+    ) -> Result<Option<OperationRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM operations \
+             WHERE instance_id = ?1 AND binding_id = ?2 AND state = 'in progress'"
+        );
+        Ok(self.0.prepare_cached(&sql)?.query_row([instance, binding], operation).optional()?)
+    }
+
+    /// Operations that run on the bindings of an instance.
+    pub fn list_running_operations_on_bindings(
+        &self,
+        instance: &str,
+    ) -> Result<Vec<OperationRow>, RowError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM operations \
+             WHERE instance_id = ?1 AND binding_id IS NOT NULL AND state = 'in progress'"
+        );
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_map([instance], operation)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes that an operation failed because of what was asked for.
+    pub fn mark_refused(&self, id: &str) -> Result<(), RowError> {
+        let sql = "UPDATE operations SET refused = 1 WHERE id = ?1";
+        self.0.prepare_cached(sql)?.execute([id])?;
+        Ok(())
+    }
+
     /// All operations that run, oldest first.
     pub fn list_running_operations(&self) -> Result<Vec<OperationRow>, RowError> {
         let sql = format!(
@@ -111,15 +164,18 @@ impl Rows<'_> {
         Ok(changed > 0)
     }
 
-    /// Forgets outcomes that nobody will ask for any more: of instances that are gone, and all but
-    /// the newest of those that live.
+    /// Forgets outcomes that nobody will ask for any more: of instances and bindings that are gone,
+    /// and all but the newest of those that live.
     pub fn delete_old_operations(&self) -> Result<usize, RowError> {
         let sql = "DELETE FROM operations WHERE finished_at < ?1 AND EXISTS (\
                      SELECT 1 FROM operations newer WHERE newer.instance_id = operations.instance_id \
                      AND newer.binding_id IS operations.binding_id \
                      AND newer.rowid > operations.rowid) \
                    OR finished_at < ?1 AND NOT EXISTS (\
-                     SELECT 1 FROM instances WHERE instances.id = operations.instance_id)";
+                     SELECT 1 FROM instances WHERE instances.id = operations.instance_id) \
+                   OR finished_at < ?1 AND binding_id IS NOT NULL AND NOT EXISTS (\
+                     SELECT 1 FROM bindings WHERE bindings.instance_id = operations.instance_id \
+                     AND bindings.id = operations.binding_id)";
         let before = now() - TOMBSTONE_DAYS * 86_400;
         Ok(self.0.prepare_cached(sql)?.execute([before])?)
     }

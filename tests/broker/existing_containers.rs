@@ -131,6 +131,54 @@ async fn an_existing_container_survives_its_instances_and_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hooks_give_each_binding_its_own_user_in_an_existing_container() {
+    let operators = Operators::new();
+    operators.make();
+    let before = operators.state();
+    let cli = "export REDISCLI_AUTH=\"$OSB_PASSWORD\"; redis-cli";
+    let hooks = format!(
+        r#"    lifecycle:
+      provision: {cli} SET "owner:$OSB_DBNAME" "$OSB_PORT"
+      deprovision: {cli} DEL "owner:$OSB_DBNAME"
+      bind: |
+        {cli} ACL SETUSER "$OSB_BINDING_USERNAME" on ">$OSB_BINDING_PASSWORD" '~*' '+@all' >&2
+        redis-cli SET "binding:$OSB_BINDING_ID" "$OSB_PORT" >&2
+      unbind: {cli} ACL DELUSER "$OSB_BINDING_USERNAME" >&2
+"#
+    );
+    let hooks = hooks.replace("provision: export", "provision: exec >&2; export");
+    let yaml =
+        operators.yaml().replace("    credentials:\n", &format!("{hooks}    credentials:\n"));
+    let yaml = yaml
+        .replace("      uri: {prefix: redis", "      dbname: {key: D}\n      uri: {prefix: redis");
+    let broker = TestBroker::builder().yaml(yaml, SERVICE.0, SERVICE.1).start().await;
+    let client = &broker.client;
+    client.provision("one").await.expect(201);
+    client.provision("two").await.expect(201);
+    let bound = client.bind("one", "b").await.expect(201);
+    let other = client.bind("two", "c").await.expect(201);
+    let ask = async |bound: &Value, command: &str| {
+        let credentials = &bound["credentials"];
+        assert_ne!(credentials["password"], PASSWORD, "the administrator's is never handed out");
+        Redis::of(bound).ask(command).await
+    };
+    let dbname = |bound: &Value| bound["credentials"]["dbname"].as_str().unwrap().to_owned();
+    let (one, two) = (dbname(&bound), dbname(&other));
+    assert_ne!(one, two);
+    for key in ["binding:b".to_owned(), format!("owner:{one}"), format!("owner:{two}")] {
+        assert_eq!(ask(&bound, &format!("GET {key}")).await, Ok(port(&bound)), "{key}");
+    }
+    client.unbind("one", "b").await.expect(200);
+    assert!(ask(&bound, "PING").await.is_err(), "a revoked user is refused");
+    client.deprovision("one").await.expect(200);
+    assert_eq!(ask(&other, &format!("GET owner:{one}")).await, Ok("nil".to_owned()));
+    assert_eq!(ask(&other, &format!("GET owner:{two}")).await, Ok(port(&other)));
+    client.unbind("two", "c").await.expect(200);
+    client.deprovision("two").await.expect(200);
+    assert_eq!(operators.state(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_ports_of_an_existing_container_are_read_again_when_it_was_made_again() {
     let operators = Operators::new();
     operators.make();

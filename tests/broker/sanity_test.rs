@@ -70,13 +70,27 @@ async fn every_plan_passes_twice_in_a_row_and_nothing_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shipped_services_pass_with_their_own_checks() {
-    let files = ["op-redis7.yml", "op-postgres17.yml", "op-memcached16.yml", "op-nats2.yml"];
+    let files = [
+        "op-redis7.yml",
+        "op-postgres17.yml",
+        "op-mariadb11.yml",
+        "op-rabbitmq4.yml",
+        "op-memcached16.yml",
+        "op-nats2.yml",
+    ];
     let broker = TestBroker::builder().services(&files.map(service_file)).start().await;
-    let only = ["redis7", "postgres17/small", "memcached16/small", "nats2/small"];
+    let only = [
+        "redis7",
+        "postgres17/small",
+        "mariadb11/small",
+        "rabbitmq4/small",
+        "memcached16/small",
+        "nats2/small",
+    ];
     let args: Vec<&str> = only.into_iter().flat_map(|name| ["--only", name]).collect();
     let run = run(&broker, &args).await;
     assert_eq!(run.code, Some(0), "{}", run.text);
-    assert!(run.text.contains("5 plans tested"), "{}", run.text);
+    assert!(run.text.contains("7 plans tested"), "{}", run.text);
     nothing_is_left(&broker);
 }
 

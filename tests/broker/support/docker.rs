@@ -25,17 +25,27 @@ pub(crate) fn in_image(
     environment: &[(&str, &str)],
     command: &[&str],
 ) -> (bool, String) {
-    let mut args: Vec<String> =
-        ["run", "--rm", "--network", "host"].iter().map(ToString::to_string).collect();
-    for (name, value) in environment {
-        args.extend(["-e".to_owned(), format!("{name}={value}")]);
-    }
-    args.extend(["--entrypoint".to_owned(), command[0].to_owned(), image.to_owned()]);
-    args.extend(command[1..].iter().map(ToString::to_string));
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let output = docker(&args);
+    let output = client_in(image, environment, command, &[]).output();
+    let output = output.expect("the docker command line is installed");
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// The command that runs a client program of an image on the host's network. Values of the
+/// environment are in no argument list, where everybody on the machine could read them.
+pub(super) fn client_in(
+    image: &str,
+    environment: &[(&str, &str)],
+    command: &[&str],
+    options: &[&str],
+) -> Command {
+    let mut docker = Command::new("docker");
+    docker.args(["run", "--rm", "--network", "host"]).args(options);
+    for (name, value) in environment {
+        docker.args(["--env", name]).env(name, value);
+    }
+    docker.args(["--entrypoint", command[0], image]).args(&command[1..]);
+    docker
 }
 
 /// Removes all containers and networks of a broker. Looks again, because a request of a killed

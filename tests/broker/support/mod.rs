@@ -1,25 +1,30 @@
 //! A broker of one's own per test: unique name, port 0, a data directory of its own, and nothing
 //! left of it afterwards.
 
+mod amqp;
 mod broker;
 mod client;
 mod cloud_foundry;
 mod command;
 mod daemon;
 mod docker;
+mod hooked;
 mod openapi;
 mod raw;
 mod redis;
 mod registrar;
 mod registry;
 mod services;
+mod session;
 
+pub(crate) use amqp::Amqp;
 pub(crate) use broker::{Builder, TestBroker};
 pub(crate) use client::{Client, Reply};
 pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platform, Tls};
 pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
+pub(crate) use hooked::{HOOKED, hooked_yaml, users};
 pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub(crate) use redis::Redis;
@@ -28,6 +33,7 @@ pub(crate) use registry::{PASSWORD, Registry, USERNAME};
 pub(crate) use services::{
     REDIS, SWITCH, busybox_service, plan_of, redis_yaml, service_file, switch_yaml,
 };
+pub(crate) use session::Session;
 
 use std::{future::Future, time::Duration};
 

@@ -12,31 +12,29 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub(crate) struct Redis {
     address: String,
-    password: String,
+    login: String,
 }
 
 impl Redis {
     /// Out of the document of a binding.
     pub(crate) fn of(bound: &Value) -> Self {
         let text = |key: &str| bound["credentials"][key].as_str().expect("a string").to_owned();
-        Self { address: format!("{}:{}", text("host"), text("port")), password: text("password") }
+        let login = format!("AUTH {} {}", text("username"), text("password"));
+        Self { address: format!("{}:{}", text("host"), text("port")), login }
     }
 
     /// The answer to one command after logging in, or why there is none.
     pub(crate) async fn ask(&self, command: &str) -> Result<String, String> {
-        let say = |error: std::io::Error| error.to_string();
-        let mut stream = BufReader::new(TcpStream::connect(&self.address).await.map_err(say)?);
-        let request = format!("AUTH {}\r\n{command}\r\n", self.password);
-        stream.write_all(request.as_bytes()).await.map_err(say)?;
-        let login = line(&mut stream).await?;
-        if login != "+OK" {
-            return Err(format!("refused: {login}"));
-        }
-        let answer = line(&mut stream).await?;
-        match answer.strip_prefix('$') {
-            Some("-1") => Ok("nil".to_owned()),
-            Some(_) => line(&mut stream).await,
-            None => Ok(answer),
+        self.connect().await?.ask(command).await
+    }
+
+    /// A connection that has logged in.
+    pub(crate) async fn connect(&self) -> Result<RedisConnection, String> {
+        let stream = TcpStream::connect(&self.address).await.map_err(|error| error.to_string())?;
+        let mut connection = RedisConnection(BufReader::new(stream));
+        match connection.ask(&self.login).await?.as_str() {
+            "+OK" => Ok(connection),
+            refusal => Err(format!("refused: {refusal}")),
         }
     }
 
@@ -45,6 +43,29 @@ impl Redis {
     pub(crate) fn expect(&self, command: &str) -> impl Future<Output = String> + use<> {
         let (client, command) = (self.clone(), command.to_owned());
         async move { client.ask(&command).await.expect("redis answers") }
+    }
+}
+
+/// A connection that stays.
+#[derive(Debug)]
+pub(crate) struct RedisConnection(BufReader<TcpStream>);
+
+impl RedisConnection {
+    /// The answer to one command.
+    pub(crate) async fn ask(&mut self, command: &str) -> Result<String, String> {
+        let request = format!("{command}\r\n");
+        self.0.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let answer = line(&mut self.0).await?;
+        match answer.strip_prefix('$') {
+            Some("-1") => Ok("nil".to_owned()),
+            Some(_) => line(&mut self.0).await,
+            None => Ok(answer),
+        }
+    }
+
+    /// The next line without asking for it; an error when the server has hung up.
+    pub(crate) async fn hear(&mut self) -> Result<String, String> {
+        line(&mut self.0).await
     }
 }
 

@@ -1,0 +1,109 @@
+//! Ends credentials whose time is up.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Broker,
+    binding::{BindingState, Sealed},
+    error::{Failure, InternalError},
+    instance::operation_id,
+    work::Context,
+};
+use crate::{
+    store::{BindingRow, Rows, now},
+    telemetry::Chain,
+};
+
+/// Bindings that expire at the same time.
+const SIDE_BY_SIDE: usize = 4;
+/// How soon what could not be revoked is tried again, and the longest time between two looks: a
+/// clock may be set.
+const AGAIN: Duration = Duration::from_secs(30);
+
+impl Broker {
+    /// Revokes credentials when their time is up, until the broker stops. The bindings stay,
+    /// marked as expired, until they are unbound.
+    pub async fn expire_bindings(self: &Arc<Self>) {
+        let ready = BindingState::Ready.as_str();
+        loop {
+            let next = match self.expire_due().await {
+                Ok(true) => self.store.read(move |rows| rows.next_expiry(ready)).await,
+                Ok(false) => Ok(None),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "cannot look for expired bindings");
+                    Ok(None)
+                }
+            };
+            let pause = match next {
+                Ok(Some(next)) => Duration::from_secs(u64::try_from(next - now()).unwrap_or(0)),
+                Ok(None) | Err(_) => AGAIN,
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = self.expiring.notified() => {}
+                () = sleep(pause.min(AGAIN)) => {}
+            }
+        }
+    }
+
+    /// Whether all that was due was revoked.
+    async fn expire_due(self: &Arc<Self>) -> Result<bool, InternalError> {
+        let ready = BindingState::Ready.as_str();
+        let due = self.store.read(move |rows| rows.list_expired_bindings(ready, now())).await?;
+        let outcomes = stream::iter(due)
+            .map(|row| async move {
+                match self.expire(&row).await {
+                    Ok(()) => true,
+                    Err(Failure::Interrupted) => false,
+                    Err(Failure::Failed { public, cause }) => {
+                        tracing::error!(
+                            instance.id = row.instance_id,
+                            binding.id = row.id,
+                            reason = public,
+                            error = cause.map_or_else(String::new, |e| Chain(&e).to_string()),
+                            "an expired binding could not be revoked; it is tried again"
+                        );
+                        false
+                    }
+                }
+            })
+            .buffer_unordered(SIDE_BY_SIDE);
+        Ok(outcomes.all(futures_util::future::ready).await)
+    }
+
+    async fn expire(self: &Arc<Self>, row: &BindingRow) -> Result<(), Failure> {
+        let cancel = self.stopping.child_token();
+        // An operation that runs on it revokes it, or has to end first.
+        let hold = self.works.hold(&row.instance_id, Some(&row.id), cancel.clone());
+        let Some(_hold) = hold else { return Err(Failure::Interrupted) };
+        let Some(instance) = self.find(&row.instance_id).await? else { return Ok(()) };
+        if !instance.state.is_usable() {
+            return Err(Failure::Interrupted);
+        }
+        let sealed = Sealed::open(&self.keys, row)?;
+        let context = Context::unattended(cancel, Instant::now() + self.limits.operation_timeout);
+        let id = operation_id("expire");
+        if !self.revoke(&instance, &row.id, &sealed, &id, &context).await? {
+            return Err(Failure::because("its plan has no unbind hook"));
+        }
+        let (row, expected) = (row.clone(), row.sealed.clone());
+        let (instance_id, binding_id) = (row.instance_id.clone(), row.id.clone());
+        let written = self.store.write(move |rows: &Rows<'_>| {
+            // It may have been removed, or made anew, meanwhile.
+            if let Some(found) = rows.find_binding(&row.instance_id, &row.id)?
+                && found.sealed == expected
+                && found.state == BindingState::Ready.as_str()
+            {
+                let state = BindingState::Expired.as_str().to_owned();
+                rows.update_binding(&BindingRow { state, expires_at: None, ..found })?;
+            }
+            Ok(Ok::<(), Failure>(()))
+        });
+        written.await??;
+        tracing::info!(instance.id = instance_id, binding.id = binding_id, "a binding has expired");
+        Ok(())
+    }
+}

@@ -1,0 +1,322 @@
+//! Running a plan's hooks in an instance's container.
+//!
+//! Docker cannot end what it runs for others. So every process of a hook has the operation's id in
+//! its environment (`OSB_OPERATION`), and whoever stops waiting for one ends all that have it: the
+//! task that ran out of time or was halted, or the next attempt after the broker died.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Map, Value};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Broker,
+    error::{Failure, InternalError},
+    hook_input::HookInput,
+    instance::Instance,
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
+    work::Context,
+};
+use crate::{
+    catalog::{Action, Hook, Script},
+    credentials::{Tokens, redact},
+    docker::{DockerError, Ended, Program, Ran},
+};
+
+/// Most that a hook may print.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+/// The contract: not ready yet, try again.
+const NOT_READY: i64 = 10;
+/// The contract: the parameters are no good.
+const BAD_PARAMETERS: i64 = 20;
+
+/// What a hook did.
+#[derive(Debug)]
+pub(super) enum Hooked {
+    /// The plan has none, or the image lacks it.
+    Absent,
+    /// It succeeded, and printed an object or nothing.
+    Done(Option<Map<String, Value>>),
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Done(Hooked),
+    /// Another one may do better.
+    Again(String),
+    /// dockerd went away; it may have begun what it was asked for.
+    Unreachable,
+}
+
+/// Whose turn it is in each container.
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    /// Waits for a turn; whoever asked first is first.
+    async fn take(&self, container: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(container.to_owned()).or_default())
+        };
+        turn.lock_owned().await
+    }
+}
+
+impl Broker {
+    /// Runs a hook to its end, again while it says that it is not ready or its container does not
+    /// run, and at most for its time.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`] when it was halted; nothing of it runs then.
+    pub(super) async fn run_hook(
+        &self,
+        hook: &Hook,
+        input: &HookInput<'_>,
+        context: &Context,
+    ) -> Result<Hooked, Failure> {
+        let container = self.container_of(input.instance);
+        let mut end = None;
+        let mut pause = FIRST_PAUSE;
+        // Whether something of this operation may still run in the container.
+        let mut unsure = context.resumed;
+        loop {
+            let waited = {
+                let _turn = tokio::select! {
+                    () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+                    late = context.ended() => return Err(late),
+                    turn = self.turns.take(&container) => turn,
+                };
+                // Waiting for a turn is not the hook's time.
+                let end = *end.get_or_insert_with(|| Instant::now() + hook.timeout);
+                if std::mem::take(&mut unsure) {
+                    self.end_hook(&container, input).await;
+                }
+                match self.attempt(&container, hook, input, end, context).await? {
+                    Attempt::Done(hooked) => return Ok(hooked),
+                    Attempt::Again(reason) => reason,
+                    Attempt::Unreachable => {
+                        unsure = true;
+                        "the Docker engine does not answer".to_owned()
+                    }
+                }
+            };
+            let late = end.is_some_and(|end| Instant::now() + pause >= end);
+            if late {
+                return Err(Failure::because(format!("{waited}, for {} s", limit(hook))));
+            }
+            tracing::info!(
+                operation.id = input.operation_id,
+                instance.id = input.instance.row.id,
+                retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                reason = waited,
+                "a hook is run again"
+            );
+            pause_for(&context.cancel, pause).await?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Runs the hook of an action on an instance itself.
+    pub(super) async fn run_own_hook(
+        &self,
+        action: Action,
+        instance: &Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<Hooked, Failure> {
+        // What is being made or changed has its plan already; it may not be the catalog's yet.
+        let plan = match action {
+            Action::Deprovision => self.hooking_plan(instance, action),
+            _ => &instance.definition.plan,
+        };
+        let Some(hook) = plan.lifecycle.hook(action) else { return Ok(Hooked::Absent) };
+        context.step("running the hook of the plan");
+        let host = &self.limits.external_host;
+        let input = HookInput { action, instance, plan, host, operation_id, binding: None };
+        self.run_hook(hook, &input, context).await
+    }
+
+    /// The dashboard that a provision hook names: a field of that name, with its tokens replaced.
+    pub(super) fn dashboard_url(
+        &self,
+        instance: &Instance,
+        printed: &Map<String, Value>,
+    ) -> Option<String> {
+        let shape = &instance.definition.plan.credentials;
+        let tokens = Tokens::new(shape, &self.limits.external_host, &instance.ports);
+        match tokens.render(printed.get("dashboard_url")?) {
+            Value::String(url) => Some(url),
+            _ => None,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        container: &str,
+        hook: &Hook,
+        input: &HookInput<'_>,
+        end: Instant,
+        context: &Context,
+    ) -> Result<Attempt, Failure> {
+        let action = input.action.as_str();
+        let remaining = end.saturating_duration_since(Instant::now());
+        let user = input.plan.lifecycle.user.as_deref();
+        let (command, environment, stdin) =
+            (command(hook, input), input.environment(), input.document());
+        let program = Program {
+            container,
+            command: &command,
+            environment: &environment,
+            user,
+            stdin: stdin.as_bytes(),
+            limit: remaining,
+            max_stdout_bytes: MAX_OUTPUT_BYTES,
+        };
+        let run = async {
+            if let Script::Optional(path) = &hook.script
+                && !self.docker.has_file(container, path).await?
+            {
+                return Ok(None);
+            }
+            self.docker.run(&program).await.map(Some)
+        };
+        let ran = tokio::select! {
+            () = context.cancel.cancelled() => Err(Failure::Interrupted),
+            late = context.ended() => Err(late),
+            ran = timeout_at(end, run) => Ok(ran.unwrap_or(Ok(Some(Ran::TimedOut)))),
+        };
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(failure) => {
+                self.end_hook(container, input).await;
+                return Err(failure);
+            }
+        };
+        let failed = |why: String| Err(Failure::because(format!("the {action} hook {why}")));
+        match ran {
+            Ok(None) => Ok(Attempt::Done(Hooked::Absent)),
+            Ok(Some(Ran::Ended(ended))) => judge(&ended, input),
+            Ok(Some(Ran::TimedOut)) => {
+                self.end_hook(container, input).await;
+                failed(format!("did not end within {} s", limit(hook)))
+            }
+            Ok(Some(Ran::TooMuch)) => {
+                self.end_hook(container, input).await;
+                failed(format!("printed more than {MAX_OUTPUT_BYTES} bytes"))
+            }
+            Err(DockerError::NotRunning { .. }) => {
+                Ok(Attempt::Again("the container of the service instance does not run".to_owned()))
+            }
+            Err(error) if error.is_transient() => {
+                tracing::warn!(
+                    operation.id = input.operation_id,
+                    error = %crate::telemetry::Chain(&error),
+                    "a hook could not be run"
+                );
+                Ok(Attempt::Unreachable)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends whatever still runs of this operation's hook, and says so if that cannot be done.
+    async fn end_hook(&self, container: &str, input: &HookInput<'_>) {
+        let (mark, user) = (input.mark(), input.plan.lifecycle.user.as_deref());
+        let ended = match self.docker.kill_marked(container, user, &mark).await {
+            // What does not run has no processes.
+            Ok(true) | Err(DockerError::NotRunning { .. }) => return,
+            Ok(false) => "its processes could not be found or ended".to_owned(),
+            Err(error) => crate::telemetry::Chain(&error).to_string(),
+        };
+        tracing::warn!(
+            operation.id = input.operation_id,
+            instance.id = input.instance.row.id,
+            hook = input.action.as_str(),
+            error = ended,
+            "a hook that was given up may still run"
+        );
+    }
+}
+
+fn limit(hook: &Hook) -> f64 {
+    Duration::from_millis(u64::try_from(hook.timeout.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+}
+
+/// The contract: no arguments but the dashboard's URL for `/unbind`.
+fn command(hook: &Hook, input: &HookInput<'_>) -> Vec<String> {
+    match &hook.script {
+        Script::Text(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
+        Script::Path(path) | Script::Optional(path) => {
+            std::iter::once(path.clone()).chain(input.argument().map(str::to_owned)).collect()
+        }
+    }
+}
+
+/// What the end of a hook means.
+fn judge(ended: &Ended, input: &HookInput<'_>) -> Result<Attempt, Failure> {
+    let action = input.action.as_str();
+    let said = redact(&String::from_utf8_lossy(&ended.stderr), input.secrets());
+    let said = said.trim();
+    if !said.is_empty() {
+        tracing::info!(
+            operation.id = input.operation_id,
+            instance.id = input.instance.row.id,
+            hook = action,
+            exit_code = ended.code,
+            output = said,
+            "a hook said"
+        );
+    }
+    let failed = |why: String| Err(Failure::because(format!("the {action} hook {why}")));
+    match ended.code {
+        0 => match parse(&ended.stdout) {
+            Ok(object) => Ok(Attempt::Done(Hooked::Done(object))),
+            Err(why) => failed(why),
+        },
+        NOT_READY => Ok(Attempt::Again(format!("the {action} hook was not ready"))),
+        BAD_PARAMETERS => {
+            let line = said.lines().next_back().unwrap_or("the service refuses these parameters");
+            Err(Failure::Failed {
+                public: line.to_owned(),
+                cause: Some(InternalError::HookRefused),
+            })
+        }
+        code @ (126 | 127) => {
+            // Then the words are dockerd's, not the hook's.
+            let words = String::from_utf8_lossy(&ended.stdout);
+            let words = words.trim();
+            if words.starts_with("OCI runtime") || words.starts_with("unable to find user") {
+                tracing::warn!(operation.id = input.operation_id, error = words, "no hook was run");
+            }
+            failed(if code == 126 {
+                "could not be run: it is missing in the container or not executable, or its user \
+                 does not exist (exit code 126)"
+                    .to_owned()
+            } else {
+                "is missing, or calls a program that is (exit code 127)".to_owned()
+            })
+        }
+        code => failed(format!("failed with exit code {code}")),
+    }
+}
+
+/// What a hook printed: nothing, or one object. What is wrong with it is said without showing it.
+fn parse(stdout: &[u8]) -> Result<Option<Map<String, Value>>, String> {
+    if stdout.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_slice(stdout) {
+        Ok(Value::Object(object)) => Ok(Some(object)),
+        _ => Err("printed something that is no JSON object".to_owned()),
+    }
+}

@@ -1,0 +1,175 @@
+//! Bindings of shipped services that have users of their own: what the tests of each have in common.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::support::{TestBroker, docker_ok, eventually, service_file};
+
+/// A broker with one shipped service and an instance `s1` of its first plan.
+pub(crate) async fn instance_of(file: &str) -> TestBroker {
+    let broker = TestBroker::builder().services(&[service_file(file)]).start().await;
+    broker.client.provision_async("s1").await.expect(202);
+    let (state, reason) = broker.client.poll("s1").await;
+    assert_eq!(state, "succeeded", "{reason}");
+    broker
+}
+
+fn path(binding: &str) -> String {
+    format!("/v2/service_instances/s1/service_bindings/{binding}")
+}
+
+/// Makes a binding, with more in the request: its credentials. They are also what a fetch shows, and
+/// neither they nor the log hold a secret of the administrator. No secret is in an argument list
+/// meanwhile: everybody on the machine can read those.
+pub(crate) async fn bind(broker: &TestBroker, binding: &str, more: &Value) -> Value {
+    let mut body = broker.client.ids_body();
+    for (key, value) in more.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    let processes = Processes::watch();
+    let bound = broker.client.put(&path(binding), &body).await;
+    let arguments = processes.seen();
+    let credentials = bound.expect(201)["credentials"].take();
+    assert_eq!(broker.client.get(&path(binding)).await.expect(200)["credentials"], credentials);
+    let log = broker.log_text();
+    for secret in secrets_of_the_administrator(broker) {
+        assert!(!credentials.to_string().contains(&secret), "shown: {credentials}");
+        assert!(!log.contains(&secret), "the log shows a password of the administrator");
+        assert!(!arguments.contains(&secret), "a process shows a password of the administrator");
+    }
+    let password = text(&credentials, "password");
+    assert!(!log.contains(password), "the log shows a password");
+    assert!(!arguments.contains(password), "a process shows a password");
+    credentials
+}
+
+/// Reads the arguments of all processes of the machine, those in containers among them, again and
+/// again.
+struct Processes {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<BTreeSet<Vec<u8>>>,
+}
+
+impl Processes {
+    fn watch() -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = std::thread::spawn(move || {
+            let mut seen = BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                let entries = std::fs::read_dir("/proc").expect("this is Linux").flatten();
+                // A process may have ended meanwhile.
+                seen.extend(
+                    entries.filter_map(|one| std::fs::read(one.path().join("cmdline")).ok()),
+                );
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            seen
+        });
+        Self { end, thread }
+    }
+
+    fn seen(self) -> String {
+        self.end.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().expect("it reads to the end");
+        seen.iter().map(|arguments| String::from_utf8_lossy(arguments) + "\n").collect()
+    }
+}
+
+/// Makes a binding that may only read.
+pub(crate) async fn bind_reader(broker: &TestBroker, binding: &str) -> Value {
+    bind(broker, binding, &json!({"parameters": {"role": "read-only"}})).await
+}
+
+/// A role that there is not is refused before anything is made.
+pub(crate) async fn refuses_an_unknown_role(broker: &TestBroker) {
+    let mut body = broker.client.ids_body();
+    body["parameters"] = json!({"role": "administrator"});
+    broker.client.put(&path("unknown-role"), &body).await.expect_problem(400);
+    broker.client.get(&path("unknown-role")).await.expect(404);
+}
+
+pub(crate) fn text<'a>(credentials: &'a Value, key: &str) -> &'a str {
+    credentials[key].as_str().unwrap_or_else(|| panic!("no {key} in the credentials"))
+}
+
+/// The same credentials with another password.
+pub(crate) fn with_password_of(credentials: &Value, other: &Value) -> Value {
+    let mut mixed = credentials.clone();
+    mixed["password"] = other["password"].clone();
+    mixed
+}
+
+/// What the container of the instance got as secrets, each with its variable.
+pub(crate) fn environment(broker: &TestBroker) -> Vec<(String, String)> {
+    let format = "{{range .Config.Env}}{{println .}}{{end}}";
+    let text = docker_ok(&["inspect", "-f", format, &broker.container("s1")]);
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn secrets_of_the_administrator(broker: &TestBroker) -> Vec<String> {
+    let is_secret = |name: &str| name.contains("PASS");
+    let secrets: Vec<String> = environment(broker)
+        .into_iter()
+        .filter(|(name, _)| is_secret(name))
+        .map(|pair| pair.1)
+        .collect();
+    assert!(!secrets.is_empty(), "the container has a password of the administrator");
+    secrets
+}
+
+/// Stops and starts the container of the instance, as a restart of the machine does.
+pub(crate) fn restart(broker: &TestBroker) {
+    docker_ok(&["restart", "-t", "30", &broker.container("s1")]);
+}
+
+/// Replaces a binding twice while an application asks without a pause, and never fails. What was
+/// replaced is refused as soon as it is unbound.
+pub(crate) async fn rotates_without_a_gap(
+    broker: &TestBroker,
+    ask: impl AsyncFn(Value) -> Result<(), String>,
+) {
+    let (current, seen) = watch::channel(bind(broker, "rotation-0", &json!({})).await);
+    let (asked, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let application = async {
+        while !done.load(Ordering::Relaxed) {
+            let credentials = seen.borrow().clone();
+            ask(credentials).await.expect("the service answers all the time");
+            asked.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    };
+    let rotation = async {
+        for round in 1..=2 {
+            let (old, new) = (format!("rotation-{}", round - 1), format!("rotation-{round}"));
+            let before = current.borrow().clone();
+            let after = bind(broker, &new, &json!({"predecessor_binding_id": old})).await;
+            assert_ne!(after["username"], before["username"]);
+            assert_ne!(after["password"], before["password"]);
+            current.send(after).expect("the application listens");
+            // The question that was under way, and one with the new credentials.
+            let enough = asked.load(Ordering::Relaxed) + 2;
+            eventually("the application to go on", async || {
+                let count = asked.load(Ordering::Relaxed);
+                if count >= enough { Ok(()) } else { Err(format!("{count} answers")) }
+            })
+            .await;
+            ask(before.clone()).await.expect("the old one is valid until it is unbound");
+            broker.client.unbind("s1", &old).await.expect(200);
+            ask(before).await.expect_err("the old one is refused");
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(application, rotation);
+}

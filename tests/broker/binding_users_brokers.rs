@@ -1,0 +1,169 @@
+//! Users of bindings of the message brokers: rabbitmq4 and nats2.
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    binding_users::{
+        bind, environment, instance_of, restart, rotates_without_a_gap, text, with_password_of,
+    },
+    support::{Amqp, Client, PATIENCE, Reply, TestBroker, eventually},
+};
+
+/// A request to the management API of a rabbitmq.
+async fn api(
+    credentials: &Value,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> Result<Reply, String> {
+    let (user, password) = (text(credentials, "username"), text(credentials, "password"));
+    let address =
+        format!("{}:{}", text(credentials, "host"), text(&credentials["ports"], "15672/tcp"));
+    let uri = format!("http://{user}:{password}@{address}/api/");
+    assert_eq!(text(credentials, "http_api_uri"), uri);
+    let client = Client {
+        address,
+        username: user.to_owned(),
+        password: password.to_owned(),
+        service_id: String::new(),
+        plan_id: String::new(),
+    };
+    let authorization = client.authorization();
+    let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+    client.raw(method, &format!("/api/{path}"), &headers, body.to_string()).await
+}
+
+/// Whether the management API takes these credentials.
+async fn who_am_i(credentials: &Value) -> Result<(), String> {
+    let reply = api(credentials, Method::GET, "whoami", json!({})).await?;
+    if reply.status == 200 { Ok(()) } else { Err(format!("{}", reply.status)) }
+}
+
+/// An instance of rabbitmq4 with two bindings, and its management API up.
+async fn rabbitmq() -> (TestBroker, Value, Value) {
+    let broker = instance_of("op-rabbitmq4.yml").await;
+    let (one, two) = (bind(&broker, "b1", &json!({})).await, bind(&broker, "b2", &json!({})).await);
+    eventually("the management API", async || who_am_i(&one).await).await;
+    (broker, one, two)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bindings_of_rabbitmq4_share_a_virtual_host_and_nothing_else() {
+    let (broker, one, two) = rabbitmq().await;
+    assert_ne!(one["username"], two["username"]);
+    assert_ne!(one["password"], two["password"]);
+    let vhost = text(&one, "dbname");
+    let queue = format!("queues/{vhost}/orders");
+    let made = api(&one, Method::PUT, &queue, json!({"durable": true})).await.unwrap();
+    assert_eq!(made.status, 201, "{made:?}");
+    let message = json!({
+        "properties": {"delivery_mode": 2}, "routing_key": "orders",
+        "payload": "42", "payload_encoding": "string",
+    });
+    let publish = format!("exchanges/{vhost}/amq.default/publish");
+    let routed = api(&two, Method::POST, &publish, message).await.unwrap().expect(200);
+    assert_eq!(routed["routed"], true);
+    // Neither an administrator nor somebody in another virtual host.
+    for path in ["users", "permissions", "definitions"] {
+        let refused = api(&one, Method::GET, path, json!({})).await.unwrap();
+        assert!([401, 403].contains(&refused.status), "{path}: {refused:?}");
+    }
+    let mut elsewhere = one.clone();
+    elsewhere["dbname"] = "/".into();
+    Amqp::connect(&elsewhere).await.expect_err("another virtual host");
+    Amqp::connect(&with_password_of(&two, &one)).await.expect_err("a wrong password");
+    let environment = environment(&broker);
+    let administrator =
+        environment.iter().find(|(name, _)| name == "RABBITMQ_DEFAULT_USER").unwrap();
+    let mut as_administrator = one.clone();
+    as_administrator["username"] = administrator.1.clone().into();
+    Amqp::connect(&as_administrator).await.expect_err("a wrong password");
+
+    // What one has made outlives it.
+    broker.client.unbind("s1", "b1").await.expect(200);
+    restart(&broker);
+    let get = json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"});
+    let messages = eventually("the queue to be back", async || {
+        let reply = api(&two, Method::POST, &format!("{queue}/get"), get.clone()).await?;
+        if reply.status == 200 { Ok(reply.json()) } else { Err(format!("{reply:?}")) }
+    })
+    .await;
+    assert_eq!(messages[0]["payload"], "42");
+    assert_eq!(api(&two, Method::DELETE, &queue, json!({})).await.unwrap().status, 204);
+    Amqp::connect(&one).await.expect_err("it is revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_user_of_rabbitmq4_is_thrown_out_at_once_and_the_other_goes_on() {
+    let (broker, one, two) = rabbitmq().await;
+    let (connection, other) =
+        (Amqp::connect(&one).await.unwrap(), Amqp::connect(&two).await.unwrap());
+    broker.client.unbind("s1", "b1").await.expect(200);
+    let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
+    assert!(reason.contains("was deleted"), "{reason}");
+    Amqp::connect(&one).await.expect_err("it is revoked");
+    assert_eq!(who_am_i(&one).await, Err("401".to_owned()));
+    other.close().await.expect("the other connection is open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_rabbitmq4_is_not_noticed_by_an_application_that_asks_all_the_time() {
+    let (broker, ..) = rabbitmq().await;
+    rotates_without_a_gap(&broker, async |credentials| {
+        Amqp::connect(&credentials).await?.close().await
+    })
+    .await;
+}
+
+/// A connection to a nats that has logged in.
+async fn nats(credentials: &Value) -> Result<TcpStream, String> {
+    let address = format!("{}:{}", text(credentials, "host"), text(credentials, "port"));
+    let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let login = json!({
+        "user": credentials["username"], "pass": credentials["password"], "verbose": false,
+    });
+    let hello = format!("CONNECT {login}\r\nPING\r\n");
+    stream.write_all(hello.as_bytes()).await.map_err(|error| error.to_string())?;
+    heard(&mut stream, "PONG").await?;
+    Ok(stream)
+}
+
+/// Reads until `wanted` comes; else what came.
+async fn heard(stream: &mut TcpStream, wanted: &str) -> Result<(), String> {
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains(wanted) {
+        let read = stream.read_buf(&mut answer).await.map_err(|error| error.to_string())?;
+        if read == 0 {
+            return Err(String::from_utf8_lossy(&answer).into_owned());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bindings_of_nats2_are_users_that_are_revoked_alone_and_outlive_a_restart() {
+    let broker = instance_of("op-nats2.yml").await;
+    let (one, two) = (bind(&broker, "b1", &json!({})).await, bind(&broker, "b2", &json!({})).await);
+    assert_ne!(one["username"], two["username"]);
+    let (mut first, mut second) = (nats(&one).await.unwrap(), nats(&two).await.unwrap());
+    second.write_all(b"SUB news 1\r\nPING\r\n").await.unwrap();
+    heard(&mut second, "PONG").await.unwrap();
+    first.write_all(b"PUB news 5\r\nhello\r\n").await.unwrap();
+    heard(&mut second, "hello").await.unwrap();
+    nats(&with_password_of(&two, &one)).await.expect_err("a wrong password");
+
+    broker.client.unbind("s1", "b1").await.expect(200);
+    heard(&mut first, "never").await.expect_err("the connection is closed");
+    nats(&one).await.expect_err("it is revoked");
+    second.write_all(b"PING\r\n").await.unwrap();
+    heard(&mut second, "PONG").await.unwrap();
+    restart(&broker);
+    eventually("nats to answer", async || nats(&two).await).await;
+    nats(&one).await.expect_err("it is revoked");
+    rotates_without_a_gap(&broker, async |credentials| nats(&credentials).await.map(drop)).await;
+}
