@@ -235,6 +235,7 @@ impl Broker {
                 Exit::Shared => {
                     context.step("dropping what the instance has in the shared container");
                     self.clear_guest(&instance, &operation.id, context).await?;
+                    reach(Step::DeprovisionHooked);
                 }
                 Exit::Last(host_operation) => {
                     context.step("removing the shared container");

@@ -43,6 +43,7 @@ mod recovery;
 mod registrar;
 mod registrar_faults;
 mod sanity_test;
+mod shared_containers;
 mod shipped_services;
 mod static_credentials;
 mod update;
