@@ -48,7 +48,7 @@ impl Broker {
     pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Bound, Refusal> {
         self.check_bind_parameters(&request)?;
         self.look_for(&request.instance_id).await?;
-        let ports = self.ports_to_bind(&request.instance_id).await;
+        let ports = self.ports_to_bind(&request.instance_id, Some(&request.plan_id)).await;
         let broker = Arc::clone(self);
         let accepts_incomplete = request.accepts_incomplete;
         let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());
@@ -79,7 +79,7 @@ impl Broker {
     /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
     pub async fn rotate(self: &Arc<Self>, request: RotationRequest) -> Result<Bound, Refusal> {
         self.look_for(&request.instance_id).await?;
-        let ports = self.ports_to_bind(&request.instance_id).await;
+        let ports = self.ports_to_bind(&request.instance_id, None).await;
         let broker = Arc::clone(self);
         let accepts_incomplete = request.accepts_incomplete;
         let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());

@@ -95,7 +95,16 @@ impl Broker {
     }
 
     /// The ports that a binding shows, when they are not those in the store.
-    pub(super) async fn ports_to_bind(&self, id: &InstanceId) -> Result<Option<Ports>, Refusal> {
+    pub(super) async fn ports_to_bind(
+        &self,
+        id: &InstanceId,
+        plan_id: Option<&str>,
+    ) -> Result<Option<Ports>, Refusal> {
+        let offer = plan_id.and_then(|id| self.catalog.find_plan(id));
+        // An instance stays in its container, also when its plan changes.
+        if offer.is_some_and(|offer| offer.plan.container.existing.is_none()) {
+            return Ok(None);
+        }
         let Some(instance) = self.find(id.as_str()).await? else { return Ok(None) };
         match self.existing_ports(&instance.definition.plan.container).await {
             Ok(ports) => Ok(ports),

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A request to the management API of a rabbitmq.
-async fn api(
+pub(crate) async fn api(
     credentials: &Value,
     method: Method,
     path: &str,

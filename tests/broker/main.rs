@@ -44,6 +44,7 @@ mod registrar;
 mod registrar_faults;
 mod sanity_test;
 mod shared_containers;
+mod shared_databases;
 mod shipped_services;
 mod static_credentials;
 mod update;
