@@ -6,6 +6,7 @@
 mod catalog;
 mod docker;
 mod floor;
+mod hooks;
 mod http;
 mod latency;
 mod load;
@@ -31,6 +32,7 @@ use crate::{docker::Docker, floor::Floor, process::Broker, report::Report, seed:
 /// Host ports of everything here: above other brokers' (20000-29999), below the kernel's own.
 const FIRST_PORT: u16 = 30_000;
 const FLOOR_PORT: u16 = FIRST_PORT + 2 * process::PORTS;
+const HOOKS_PORT: u16 = FIRST_PORT + 4 * process::PORTS;
 /// The instance that each broker keeps during requests.
 const KEPT: &str = "kept";
 
@@ -61,6 +63,7 @@ struct Args {
 enum Part {
     Provision,
     Requests,
+    Hooks,
     Catalog,
     Start,
 }
@@ -69,6 +72,7 @@ enum Part {
 struct Scale {
     provision: provision::Rounds,
     latency: latency::Rounds,
+    hooks: hooks::Rounds,
     catalog: catalog::Rounds,
     /// Instances in the large store.
     instances: usize,
@@ -78,6 +82,7 @@ struct Scale {
 const QUICK: Scale = Scale {
     provision: provision::Rounds { single: 5, blocks: 2, block: 16 },
     latency: latency::Rounds { rounds: 2, requests: 1000 },
+    hooks: hooks::Rounds { rounds: 10, bindings: 50 },
     catalog: catalog::Rounds { rounds: 3, requests: 8_000 },
     instances: 10_000,
     starts: 5,
@@ -86,6 +91,7 @@ const QUICK: Scale = Scale {
 const FULL: Scale = Scale {
     provision: provision::Rounds { single: 40, blocks: 5, block: 40 },
     latency: latency::Rounds { rounds: 5, requests: 4000 },
+    hooks: hooks::Rounds { rounds: 60, bindings: 1000 },
     catalog: catalog::Rounds { rounds: 15, requests: 40_000 },
     instances: 10_000,
     starts: 20,
@@ -155,6 +161,14 @@ fn measure(args: &Args) -> Result<Report> {
         });
         latency::measure(stocks, &scale.latency, &mut report)?;
         size::memory(&many, &format!("{} instances", scale.instances + 1), false, &mut report)?;
+    }
+    if begins(Part::Hooks) {
+        let (name, url) = (name("hooks"), docker.url());
+        let services = hooks::services();
+        let mut broker =
+            Broker::serving(&services, &args.broker, &docker, &url, &name, HOOKS_PORT)?;
+        broker.launch_ready()?;
+        hooks::measure(&broker, &scale.hooks, &mut report)?;
     }
     if begins(Part::Catalog) {
         catalog::measure(&one, &scale.catalog, &mut report)?;

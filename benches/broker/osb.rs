@@ -14,8 +14,8 @@ use crate::http::{self, Connection};
 pub(crate) const USER: &str = "bench";
 pub(crate) const PASSWORD: &str = "bench-password";
 /// As in redis.yml.
-const SERVICE_ID: &str = "bench-service";
-const PLAN_ID: &str = "bench-plan";
+pub(crate) const SERVICE_ID: &str = "bench-service";
+pub(crate) const PLAN_ID: &str = "bench-plan";
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn request(method: &str, path: &str, body: Option<&Value>) -> Vec<u8> {

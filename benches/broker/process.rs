@@ -42,9 +42,21 @@ impl Broker {
         name: &str,
         first_port: u16,
     ) -> Result<Self> {
+        Self::serving(SERVICES, binary, docker, docker_url, name, first_port)
+    }
+
+    /// The same with other services.
+    pub(crate) fn serving(
+        services_yaml: &str,
+        binary: &Path,
+        docker: &Docker,
+        docker_url: &str,
+        name: &str,
+        first_port: u16,
+    ) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let services = data.path().join("services.yml");
-        fs::write(&services, SERVICES)?;
+        fs::write(&services, services_yaml)?;
         // The log is quiet, so the port has to be known before.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let settings = json!({

@@ -193,8 +193,7 @@ async fn attend(
             match chunk? {
                 LogOutput::StdErr { message } => {
                     stderr.extend_from_slice(&message);
-                    let surplus = stderr.len().saturating_sub(STDERR_BYTES);
-                    stderr.drain(..surplus);
+                    drop_surplus(&mut stderr);
                 }
                 other => {
                     stdout.extend_from_slice(&other.into_bytes());
@@ -213,6 +212,15 @@ async fn attend(
     Ok(whole.then_some((stdout, stderr)))
 }
 
+/// Keeps whole lines: half a secret could not be recognised as one.
+fn drop_surplus(text: &mut Vec<u8>) {
+    let surplus = text.len().saturating_sub(STDERR_BYTES);
+    if surplus > 0 {
+        let end_of_line = text[surplus..].iter().position(|byte| *byte == b'\n');
+        text.drain(..end_of_line.map_or(text.len(), |end| surplus + end + 1));
+    }
+}
+
 /// dockerd closes the output a moment before it knows the exit code.
 async fn exit_code(docker: &bollard::Docker, id: &str) -> Result<i64, Error> {
     loop {
@@ -221,5 +229,24 @@ async fn exit_code(docker: &bollard::Docker, id: &str) -> Result<i64, Error> {
             return Ok(code);
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_long_complaint_begins_with_a_whole_line() {
+        let mut text = b"secret".repeat(STDERR_BYTES / 6 + 1);
+        text.extend_from_slice(b"secret\nlast line");
+        drop_surplus(&mut text);
+        assert_eq!(text, b"last line");
+        let mut endless = vec![b'x'; STDERR_BYTES + 1];
+        drop_surplus(&mut endless);
+        assert_eq!(endless, b"");
+        let mut short = b"short".to_vec();
+        drop_surplus(&mut short);
+        assert_eq!(short, b"short");
     }
 }

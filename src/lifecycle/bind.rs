@@ -98,7 +98,7 @@ impl Broker {
                 // Repeated after the predecessor was unbound, it is still the same request.
                 return match Sealed::open(&broker.keys, &known) {
                     Ok(sealed) if sealed.predecessor.as_deref() == Some(predecessor_id) => {
-                        broker.repeat_bind(rows, known, sealed)
+                        repeat_bind(rows, &known, sealed)
                     }
                     Ok(_) => Ok(Err(taken(request.binding_id.as_str()))),
                     Err(error) => Ok(Err(error.into())),
@@ -241,7 +241,7 @@ impl Broker {
     ) -> Result<Result<Decision, Refusal>, RowError> {
         if let Some(found) = rows.find_binding(&row.id, binding_id)? {
             return match Sealed::open(&self.keys, &found) {
-                Ok(sealed) if is_same(&sealed, &wanted) => self.repeat_bind(rows, found, sealed),
+                Ok(sealed) if is_same(&sealed, &wanted) => repeat_bind(rows, &found, sealed),
                 Ok(_) => Ok(Err(taken(binding_id))),
                 Err(error) => Ok(Err(error.into())),
             };
@@ -319,47 +319,42 @@ impl Broker {
         binding_document(plan, &facts)
             .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))
     }
+}
 
-    /// The same request for a binding that there is.
-    fn repeat_bind(
-        &self,
-        rows: &Rows<'_>,
-        row: BindingRow,
-        sealed: Sealed,
-    ) -> Result<Result<Decision, Refusal>, RowError> {
-        let id = row.id.clone();
-        let state = match BindingState::of(&row) {
-            Ok(state) => state,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        Ok(match state {
-            BindingState::Ready | BindingState::Expired => {
-                Ok(Decision::Bound(Box::new(sealed), false))
-            }
-            BindingState::Binding => {
-                match rows.find_running_operation_on(&row.instance_id, &id)? {
-                    Some(operation) => Ok(Decision::Join(operation.id)),
-                    None => Err(damaged(&format!("binding {id}"), "no operation runs").into()),
-                }
-            }
-            // With the same secrets: what the last attempt has left is theirs.
-            BindingState::BindFailed => {
-                let state = BindingState::Binding.as_str().to_owned();
-                let expires_at = sealed.lifetime_seconds.map(|lifetime| now() + lifetime);
-                rows.update_binding(&BindingRow { state, expires_at, ..row.clone() })?;
-                let operation =
-                    OperationRow::new(operation_id("bind"), "bind", &row.instance_id, Some(&id));
-                rows.insert_operation(&operation)?;
-                Ok(Decision::Launch(operation))
-            }
-            BindingState::Unbinding => {
-                Err(Refusal::Concurrency(format!("service binding {id} is being deleted")))
-            }
-            BindingState::UnbindFailed => Err(Refusal::Conflict(format!(
-                "deleting service binding {id} failed; delete it again first"
-            ))),
-        })
-    }
+/// The same request for a binding that there is.
+fn repeat_bind(
+    rows: &Rows<'_>,
+    row: &BindingRow,
+    sealed: Sealed,
+) -> Result<Result<Decision, Refusal>, RowError> {
+    let id = row.id.clone();
+    let state = match BindingState::of(row) {
+        Ok(state) => state,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    Ok(match state {
+        BindingState::Ready | BindingState::Expired => Ok(Decision::Bound(Box::new(sealed), false)),
+        BindingState::Binding => match rows.find_running_operation_on(&row.instance_id, &id)? {
+            Some(operation) => Ok(Decision::Join(operation.id)),
+            None => Err(damaged(&format!("binding {id}"), "no operation runs").into()),
+        },
+        // With the same secrets: what the last attempt has left is theirs.
+        BindingState::BindFailed => {
+            let state = BindingState::Binding.as_str().to_owned();
+            let expires_at = sealed.lifetime_seconds.map(|lifetime| now() + lifetime);
+            rows.update_binding(&BindingRow { state, expires_at, ..row.clone() })?;
+            let operation =
+                OperationRow::new(operation_id("bind"), "bind", &row.instance_id, Some(&id));
+            rows.insert_operation(&operation)?;
+            Ok(Decision::Launch(operation))
+        }
+        BindingState::Unbinding => {
+            Err(Refusal::Concurrency(format!("service binding {id} is being deleted")))
+        }
+        BindingState::UnbindFailed => Err(Refusal::Conflict(format!(
+            "deleting service binding {id} failed; delete it again first"
+        ))),
+    })
 }
 
 fn is_same(sealed: &Sealed, wanted: &Wanted) -> bool {

@@ -208,7 +208,7 @@ impl Broker {
         }
     }
 
-    /// Runs the unbind hook of a binding that was made by a hook; whether there was one to run.
+    /// Runs the unbind hook of a binding that was made by a hook; whether it revoked anything.
     pub(super) async fn revoke(
         &self,
         instance: &Instance,
@@ -218,10 +218,9 @@ impl Broker {
         context: &Context,
     ) -> Result<bool, Failure> {
         let plan = self.hooking_plan(instance, Action::Unbind);
-        let (Some(hook), Some(binding)) =
-            (plan.lifecycle.hook(Action::Unbind), sealed.for_hook(binding_id))
-        else {
-            return Ok(false);
+        let Some(binding) = sealed.for_hook(binding_id) else { return Ok(false) };
+        let Some(hook) = plan.lifecycle.hook(Action::Unbind) else {
+            return Err(Failure::because("the plan has no unbind hook any more; ask the operator"));
         };
         let input = HookInput {
             action: Action::Unbind,
@@ -245,15 +244,22 @@ impl Broker {
         let (instance, row, sealed) = self.get_binding(&operation.instance_id, binding_id).await?;
         context.step("revoking the credentials");
         let polled = context.for_plan(&instance.definition.plan);
-        self.revoke(&instance, &row.id, &sealed, &operation.id, &polled).await.map_err(
-            |failure| match failure {
-                Failure::Failed { public, cause } => Failure::Failed {
-                    public: format!("the credentials were not revoked: {public}; unbind again"),
-                    cause,
-                },
-                Failure::Interrupted => Failure::Interrupted,
+        let revoked = self.revoke(&instance, &row.id, &sealed, &operation.id, &polled).await;
+        let revoked = revoked.map_err(|failure| match failure {
+            Failure::Failed { public, cause } => Failure::Failed {
+                public: format!("the credentials were not revoked: {public}; unbind again"),
+                cause,
             },
-        )?;
+            Failure::Interrupted => Failure::Interrupted,
+        })?;
+        if !revoked {
+            tracing::warn!(
+                operation.id,
+                instance.id = row.instance_id,
+                binding.id = row.id,
+                "the image has no /unbind: what its /bind made is valid until the instance is deleted"
+            );
+        }
         reach(Step::UnbindHooked);
         let finished = self.conclude(&context.cancel, || {
             let (id, row) = (operation.id.clone(), row.clone());

@@ -87,7 +87,7 @@ impl Broker {
         let context = Context::unattended(cancel, Instant::now() + self.limits.operation_timeout);
         let id = operation_id("expire");
         if !self.revoke(&instance, &row.id, &sealed, &id, &context).await? {
-            return Err(Failure::because("its plan has no unbind hook"));
+            return Err(Failure::because("its image has no /unbind"));
         }
         let (row, expected) = (row.clone(), row.sealed.clone());
         let (instance_id, binding_id) = (row.instance_id.clone(), row.id.clone());

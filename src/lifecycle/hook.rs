@@ -1,13 +1,12 @@
 //! Running a plan's hooks in an instance's container.
 //!
-//! Docker cannot end what it runs for others. So every process of a hook has the operation's id in
-//! its environment (`OSB_OPERATION`), and whoever stops waiting for one ends all that have it: the
-//! task that ran out of time or was halted, or the next attempt after the broker died.
+//! Docker cannot end what it runs for others. So every process of a hook has a mark in its
+//! environment (`OSB_MARK`), and whoever stops waiting for one ends all that have it: the task
+//! that ran out of time or was halted, or the next attempt after the broker died.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use serde_json::{Map, Value};
@@ -112,7 +111,10 @@ impl Broker {
             };
             let late = end.is_some_and(|end| Instant::now() + pause >= end);
             if late {
-                return Err(Failure::because(format!("{waited}, for {} s", limit(hook))));
+                return Err(Failure::because(format!(
+                    "{waited}, for {} s",
+                    hook.timeout.as_secs_f64()
+                )));
             }
             tracing::info!(
                 operation.id = input.operation_id,
@@ -208,7 +210,7 @@ impl Broker {
             Ok(Some(Ran::Ended(ended))) => judge(&ended, input),
             Ok(Some(Ran::TimedOut)) => {
                 self.end_hook(container, input).await;
-                failed(format!("did not end within {} s", limit(hook)))
+                failed(format!("did not end within {} s", hook.timeout.as_secs_f64()))
             }
             Ok(Some(Ran::TooMuch)) => {
                 self.end_hook(container, input).await;
@@ -246,10 +248,6 @@ impl Broker {
             "a hook that was given up may still run"
         );
     }
-}
-
-fn limit(hook: &Hook) -> f64 {
-    Duration::from_millis(u64::try_from(hook.timeout.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
 }
 
 /// The contract: no arguments but the dashboard's URL for `/unbind`.

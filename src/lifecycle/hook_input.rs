@@ -3,10 +3,11 @@
 use std::fmt;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::instance::Instance;
 use crate::{
-    catalog::{Action, Parameters, Plan},
+    catalog::{Action, Parameters, Plan, hex},
     credentials::{BindingSecrets, InstanceSecrets, Tokens},
 };
 
@@ -49,9 +50,15 @@ impl HookBinding<'_> {
 }
 
 impl HookInput<'_> {
-    /// What all processes of this hook have in their environment.
+    /// What all processes of this hook have in their environment: the same for all hooks of one
+    /// binding, of which one runs at a time. Of one length, so that none is the beginning of
+    /// another.
     pub(super) fn mark(&self) -> String {
-        format!("OSB_OPERATION={}", self.operation_id)
+        let instance = &self.instance.row.id;
+        let what = self.binding.map_or(self.action.as_str(), |binding| binding.id);
+        let kind = if self.binding.is_some() { "binding" } else { "instance" };
+        let text = format!("{kind}:{}:{instance}:{what}", instance.len());
+        format!("OSB_MARK={}", hex(&Sha256::digest(text)))
     }
 
     /// The only argument that a script of an image may get.
@@ -126,7 +133,6 @@ impl HookInput<'_> {
         let mut pairs = vec![
             ("OSB_CONTRACT".to_owned(), Some(CONTRACT.to_string())),
             ("OSB_ACTION".to_owned(), owned(self.action.as_str())),
-            ("OSB_OPERATION".to_owned(), owned(self.operation_id)),
             ("OSB_INSTANCE_ID".to_owned(), owned(&instance.row.id)),
             ("OSB_BINDING_ID".to_owned(), binding.and_then(|b| owned(b.id))),
             (
@@ -159,6 +165,7 @@ impl HookInput<'_> {
             }
         }
         let set = pairs.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        let set = set.chain(std::iter::once(self.mark()));
         // No variable can hold a NUL.
         set.filter(|pair| !pair.contains('\0')).collect()
     }

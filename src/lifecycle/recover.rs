@@ -115,7 +115,7 @@ impl Broker {
         let mut recovery = self.recovery.subscribe();
         let done = |recovery: &Recovery| matches!(recovery, Recovery::Done { .. });
         if recovery.wait_for(done).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

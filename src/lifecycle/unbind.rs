@@ -111,11 +111,14 @@ impl Broker {
                     binding.id = operation.binding_id,
                     "unbind accepted"
                 );
+                let id = operation.id.clone();
                 if let Some(halted) = halted {
                     self.works.halt(&operation, &halted);
+                    // An earlier broker may have begun that: its hook may still run.
+                    self.resume(operation);
+                } else {
+                    self.launch(operation);
                 }
-                let id = operation.id.clone();
-                self.launch(operation);
                 if !accepts_incomplete {
                     return self.wait_for(&id).await.map(|()| Accepted::Done);
                 }

@@ -154,10 +154,11 @@ impl Broker {
             rows.update_instance(&InstanceRow { maintenance: target.maintenance, sealed, ..row })?;
             return Ok(Ok(Decision::Applied));
         }
-        if let Err(refusal) = keeps_home(&current.plan, &target.definition.plan) {
-            return Ok(Err(refusal));
-        }
-        if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan) {
+        let of_catalog = self.catalog.find_plan(&row.plan_id).map(|offer| &*offer.plan);
+        if let Err(refusal) = keeps_home(&current.plan, &target.definition.plan)
+            .and_then(|()| keeps_volumes(&current.plan, &target.definition.plan))
+            .and_then(|()| keeps_hooks(&current.plan, of_catalog, &target.definition.plan))
+        {
             return Ok(Err(refusal));
         }
         if target.plan_id != row.plan_id {
@@ -275,6 +276,18 @@ fn keeps_home(from: &Plan, to: &Plan) -> Result<(), Refusal> {
     Err(Refusal::Unprocessable(format!(
         "instances of plan {:?} live in another container than those of plan {:?}",
         to.name, from.name
+    )))
+}
+
+/// Credentials that a hook has made can only be revoked by another one.
+fn keeps_hooks(stored: &Plan, of_catalog: Option<&Plan>, to: &Plan) -> Result<(), Refusal> {
+    let binds = |plan: &Plan| plan.lifecycle.bind.is_some();
+    if to.lifecycle.unbind.is_some() || !(binds(stored) || of_catalog.is_some_and(binds)) {
+        return Ok(());
+    }
+    Err(Refusal::Unprocessable(format!(
+        "plan {:?} has no unbind hook, which the bindings of this service instance need",
+        to.name
     )))
 }
 

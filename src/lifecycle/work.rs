@@ -167,7 +167,7 @@ impl Broker {
         self.launch_as(operation, false);
     }
 
-    /// Likewise for one that an earlier broker had begun.
+    /// Likewise for one that an earlier broker had begun, or whose hook may still run.
     pub(super) fn resume(self: &Arc<Self>, operation: OperationRow) {
         self.launch_as(operation, true);
     }

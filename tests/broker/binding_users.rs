@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use docker_broker::lifecycle::fault::{Step, VARIABLE};
+use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -172,4 +174,51 @@ pub(crate) async fn rotates_without_a_gap(
         done.store(true, Ordering::Relaxed);
     };
     tokio::join!(application, rotation);
+}
+
+/// Sends a request on which the broker dies at `step`, and starts the broker again.
+async fn die_at(broker: &mut TestBroker, step: Step, method: Method, path: &str, body: &Value) {
+    broker.kill();
+    broker.set_environment(VARIABLE, Some(&step.name()));
+    broker.launch().await;
+    broker.ready().await;
+    let authorization = broker.client.authorization();
+    let headers = [("authorization", authorization.as_str()), ("x-broker-api-version", "2.17")];
+    // Its answer may be lost.
+    drop(broker.client.raw(method, path, &headers, body.to_string()).await);
+    assert!(!broker.ended().await, "it dies by a signal");
+    broker.set_environment(VARIABLE, None);
+    broker.launch().await;
+    broker.ready().await;
+}
+
+/// A broker that dies when a hook has run runs it once more: nothing of it may fail or be left over.
+pub(crate) async fn hooks_can_be_repeated(
+    file: &str,
+    ask: impl AsyncFn(Value) -> Result<(), String>,
+) {
+    let mut broker = TestBroker::builder().services(&[service_file(file)]).start().await;
+    let client = broker.client.clone();
+    let instance = "/v2/service_instances/s1?accepts_incomplete=true";
+    let body = client.provision_body();
+    die_at(&mut broker, Step::ProvisionHooked, Method::PUT, instance, &body).await;
+    let (state, reason) = broker.client.poll("s1").await;
+    assert_eq!(state, "succeeded", "{reason}");
+
+    let fetched = async |broker: &TestBroker, status: u16| {
+        eventually("the end of the operation", async || {
+            let reply = broker.client.get(&path("b1")).await;
+            if reply.status == status { Ok(reply.json()) } else { Err(format!("{reply:?}")) }
+        })
+        .await
+    };
+    let body = client.ids_body();
+    die_at(&mut broker, Step::BindHooked, Method::PUT, &path("b1"), &body).await;
+    let credentials = fetched(&broker, 200).await["credentials"].take();
+    ask(credentials.clone()).await.expect("the user is there");
+    let unbind = format!("{}?{}", path("b1"), client.ids());
+    die_at(&mut broker, Step::UnbindHooked, Method::DELETE, &unbind, &json!({})).await;
+    fetched(&broker, 404).await;
+    ask(credentials).await.expect_err("the user is gone");
+    ask(bind(&broker, "b2", &json!({})).await).await.expect("the next one is not in the way");
 }

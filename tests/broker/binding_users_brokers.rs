@@ -1,5 +1,7 @@
 //! Users of bindings of the message brokers: rabbitmq4 and nats2.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -9,10 +11,14 @@ use tokio::{
 
 use crate::{
     binding_users::{
-        bind, environment, instance_of, restart, rotates_without_a_gap, text, with_password_of,
+        bind, environment, hooks_can_be_repeated, instance_of, restart, rotates_without_a_gap,
+        text, with_password_of,
     },
     support::{Amqp, Client, PATIENCE, Reply, TestBroker, eventually},
 };
+
+/// Longest time for an answer of the management API.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// A request to the management API of a rabbitmq.
 pub(crate) async fn api(
@@ -35,7 +41,10 @@ pub(crate) async fn api(
     };
     let authorization = client.authorization();
     let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
-    client.raw(method, &format!("/api/{path}"), &headers, body.to_string()).await
+    let path = format!("/api/{path}");
+    // A restarted server may leave a question without an answer.
+    let asked = client.raw(method, &path, &headers, body.to_string());
+    tokio::time::timeout(ANSWER, asked).await.map_err(|_| "no answer in time".to_owned())?
 }
 
 /// Whether the management API takes these credentials.
@@ -44,17 +53,12 @@ async fn who_am_i(credentials: &Value) -> Result<(), String> {
     if reply.status == 200 { Ok(()) } else { Err(format!("{}", reply.status)) }
 }
 
-/// An instance of rabbitmq4 with two bindings, and its management API up.
-async fn rabbitmq() -> (TestBroker, Value, Value) {
+/// One instance for all of it: a rabbitmq takes its time to start.
+#[tokio::test(flavor = "multi_thread")]
+async fn bindings_of_rabbitmq4_are_users_of_one_virtual_host_rotated_and_revoked_alone() {
     let broker = instance_of("op-rabbitmq4.yml").await;
     let (one, two) = (bind(&broker, "b1", &json!({})).await, bind(&broker, "b2", &json!({})).await);
     eventually("the management API", async || who_am_i(&one).await).await;
-    (broker, one, two)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_bindings_of_rabbitmq4_share_a_virtual_host_and_nothing_else() {
-    let (broker, one, two) = rabbitmq().await;
     assert_ne!(one["username"], two["username"]);
     assert_ne!(one["password"], two["password"]);
     let vhost = text(&one, "dbname");
@@ -68,24 +72,22 @@ async fn two_bindings_of_rabbitmq4_share_a_virtual_host_and_nothing_else() {
     let publish = format!("exchanges/{vhost}/amq.default/publish");
     let routed = api(&two, Method::POST, &publish, message).await.unwrap().expect(200);
     assert_eq!(routed["routed"], true);
-    // Neither an administrator nor somebody in another virtual host.
-    for path in ["users", "permissions", "definitions"] {
-        let refused = api(&one, Method::GET, path, json!({})).await.unwrap();
-        assert!([401, 403].contains(&refused.status), "{path}: {refused:?}");
-    }
-    let mut elsewhere = one.clone();
-    elsewhere["dbname"] = "/".into();
-    Amqp::connect(&elsewhere).await.expect_err("another virtual host");
-    Amqp::connect(&with_password_of(&two, &one)).await.expect_err("a wrong password");
-    let environment = environment(&broker);
-    let administrator =
-        environment.iter().find(|(name, _)| name == "RABBITMQ_DEFAULT_USER").unwrap();
-    let mut as_administrator = one.clone();
-    as_administrator["username"] = administrator.1.clone().into();
-    Amqp::connect(&as_administrator).await.expect_err("a wrong password");
+    is_no_administrator(&broker, &one, &two).await;
 
-    // What one has made outlives it.
+    let connection = Amqp::connect(&one).await.unwrap();
+    let other = Amqp::connect(&two).await.unwrap();
     broker.client.unbind("s1", "b1").await.expect(200);
+    let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
+    assert!(reason.contains("deleted"), "{reason}");
+    Amqp::connect(&one).await.expect_err("it is revoked");
+    assert_eq!(who_am_i(&one).await, Err("401".to_owned()));
+    other.close().await.expect("the other connection is open");
+    rotates_without_a_gap(&broker, async |credentials| {
+        Amqp::connect(&credentials).await?.close().await
+    })
+    .await;
+
+    // What the revoked one has made is still there.
     restart(&broker);
     let get = json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"});
     let messages = eventually("the queue to be back", async || {
@@ -98,26 +100,22 @@ async fn two_bindings_of_rabbitmq4_share_a_virtual_host_and_nothing_else() {
     Amqp::connect(&one).await.expect_err("it is revoked");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_user_of_rabbitmq4_is_thrown_out_at_once_and_the_other_goes_on() {
-    let (broker, one, two) = rabbitmq().await;
-    let (connection, other) =
-        (Amqp::connect(&one).await.unwrap(), Amqp::connect(&two).await.unwrap());
-    broker.client.unbind("s1", "b1").await.expect(200);
-    let reason = tokio::time::timeout(PATIENCE, connection.closed()).await.unwrap();
-    assert!(reason.contains("was deleted"), "{reason}");
-    Amqp::connect(&one).await.expect_err("it is revoked");
-    assert_eq!(who_am_i(&one).await, Err("401".to_owned()));
-    other.close().await.expect("the other connection is open");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rotation_of_rabbitmq4_is_not_noticed_by_an_application_that_asks_all_the_time() {
-    let (broker, ..) = rabbitmq().await;
-    rotates_without_a_gap(&broker, async |credentials| {
-        Amqp::connect(&credentials).await?.close().await
-    })
-    .await;
+/// Neither an administrator nor somebody in another virtual host, nor with another's password.
+async fn is_no_administrator(broker: &TestBroker, one: &Value, two: &Value) {
+    for path in ["users", "permissions", "definitions"] {
+        let refused = api(one, Method::GET, path, json!({})).await.unwrap();
+        assert!([401, 403].contains(&refused.status), "{path}: {refused:?}");
+    }
+    let mut elsewhere = one.clone();
+    elsewhere["dbname"] = "/".into();
+    Amqp::connect(&elsewhere).await.expect_err("another virtual host");
+    Amqp::connect(&with_password_of(two, one)).await.expect_err("a wrong password");
+    let environment = environment(broker);
+    let administrator =
+        environment.iter().find(|(name, _)| name == "RABBITMQ_DEFAULT_USER").unwrap();
+    let mut as_administrator = one.clone();
+    as_administrator["username"] = administrator.1.clone().into();
+    Amqp::connect(&as_administrator).await.expect_err("a wrong password");
 }
 
 /// A connection to a nats that has logged in.
@@ -163,7 +161,24 @@ async fn bindings_of_nats2_are_users_that_are_revoked_alone_and_outlive_a_restar
     second.write_all(b"PING\r\n").await.unwrap();
     heard(&mut second, "PONG").await.unwrap();
     restart(&broker);
-    eventually("nats to answer", async || nats(&two).await).await;
+    let mut second = eventually("nats to answer", async || nats(&two).await).await;
     nats(&one).await.expect_err("it is revoked");
-    rotates_without_a_gap(&broker, async |credentials| nats(&credentials).await.map(drop)).await;
+
+    // A rotation: open connections notice nothing until the old binding goes.
+    let three = bind(&broker, "b3", &json!({"predecessor_binding_id": "b2"})).await;
+    let mut third = nats(&three).await.unwrap();
+    for stream in [&mut second, &mut third] {
+        stream.write_all(b"PING\r\n").await.unwrap();
+        heard(stream, "PONG").await.unwrap();
+    }
+    broker.client.unbind("s1", "b2").await.expect(200);
+    heard(&mut second, "never").await.expect_err("the connection is closed");
+    third.write_all(b"PING\r\n").await.unwrap();
+    heard(&mut third, "PONG").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_nats2_can_be_repeated_by_a_broker_that_was_killed_after_them() {
+    hooks_can_be_repeated("op-nats2.yml", async |credentials| nats(&credentials).await.map(drop))
+        .await;
 }

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     binding_users::{
-        bind, bind_reader, environment, instance_of, refuses_an_unknown_role, restart,
-        rotates_without_a_gap, text, with_password_of,
+        bind, bind_reader, environment, hooks_can_be_repeated, instance_of,
+        refuses_an_unknown_role, restart, rotates_without_a_gap, text, with_password_of,
     },
     support::{Session, eventually, in_image},
 };
@@ -101,6 +101,15 @@ async fn a_rotation_of_mariadb11_is_not_noticed_by_an_application_that_asks_all_
     rotates_without_a_gap(&broker, async |credentials| {
         let statement = "create table if not exists t (n int); select * from t";
         let asking = move || sql(&credentials, statement);
+        tokio::task::spawn_blocking(asking).await.unwrap().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_mariadb11_can_be_repeated_by_a_broker_that_was_killed_after_them() {
+    hooks_can_be_repeated("op-mariadb11.yml", async |credentials| {
+        let asking = move || sql(&credentials, "create table if not exists t (n int)");
         tokio::task::spawn_blocking(asking).await.unwrap().map(drop)
     })
     .await;

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     binding_users::{
-        bind, bind_reader, environment, instance_of, refuses_an_unknown_role, restart,
-        rotates_without_a_gap, text, with_password_of,
+        bind, bind_reader, environment, hooks_can_be_repeated, instance_of,
+        refuses_an_unknown_role, restart, rotates_without_a_gap, text, with_password_of,
     },
     support::{Session, eventually, in_image},
 };
@@ -87,11 +87,11 @@ async fn bindings_of_postgres17_are_no_administrators_and_keep_their_passwords()
             "SELECT rolpassword FROM pg_authid",
             "CREATE ROLE x LOGIN",
             "CREATE DATABASE x",
-            "COPY (SELECT 1) TO PROGRAM 'cat'",
             &other,
         ] {
             refused(credentials, statement, "permission denied");
         }
+        refused(credentials, "COPY (SELECT 1) TO PROGRAM 'cat'", "pg_execute_server_program");
     }
     // Nothing is to be found in the databases of the server itself.
     for database in ["postgres", "template1"] {
@@ -128,6 +128,15 @@ async fn a_revoked_role_of_postgres17_is_thrown_out_at_once_and_the_other_goes_o
 async fn a_rotation_of_postgres17_is_not_noticed_by_an_application_that_asks_all_the_time() {
     let broker = instance_of("op-postgres17.yml").await;
     rotates_without_a_gap(&broker, async |credentials| {
+        let asking = move || sql(&credentials, "CREATE TABLE IF NOT EXISTS t (); SELECT * FROM t");
+        tokio::task::spawn_blocking(asking).await.unwrap().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_postgres17_can_be_repeated_by_a_broker_that_was_killed_after_them() {
+    hooks_can_be_repeated("op-postgres17.yml", async |credentials| {
         let asking = move || sql(&credentials, "CREATE TABLE IF NOT EXISTS t (); SELECT * FROM t");
         tokio::task::spawn_blocking(asking).await.unwrap().map(drop)
     })

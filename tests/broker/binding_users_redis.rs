@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::{
     binding_users::{
-        bind, bind_reader, environment, instance_of, refuses_an_unknown_role, restart,
-        rotates_without_a_gap, text, with_password_of,
+        bind, bind_reader, environment, hooks_can_be_repeated, instance_of,
+        refuses_an_unknown_role, restart, rotates_without_a_gap, text, with_password_of,
     },
     support::{Redis, eventually},
 };
@@ -87,6 +87,14 @@ async fn a_revoked_user_of_redis7_is_thrown_out_at_once_and_the_other_goes_on() 
 async fn a_rotation_of_redis7_is_not_noticed_by_an_application_that_asks_all_the_time() {
     let broker = instance_of("op-redis7.yml").await;
     rotates_without_a_gap(&broker, async |credentials| {
+        redis(&credentials).ask("INCR a").await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_redis7_can_be_repeated_by_a_broker_that_was_killed_after_them() {
+    hooks_can_be_repeated("op-redis7.yml", async |credentials| {
         redis(&credentials).ask("INCR a").await.map(drop)
     })
     .await;

@@ -155,6 +155,48 @@ fn each_mistake_in_a_plan_is_named_with_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn each_mistake_in_hooks_is_named_with_its_place_and_what_would_be_right() {
+    let with = |key: &str, value: Value| {
+        let mut lifecycle = json!({"bind": "true", "unbind": "/unbind"});
+        lifecycle[key] = value;
+        lifecycle
+    };
+    check(
+        Severity::Error,
+        "/services/0/plans/0",
+        vec![
+            ("/lifecycle", json!("images"), "lifecycle", "must be image, or a mapping"),
+            ("/lifecycle", json!(["image"]), "lifecycle", "must be a string, but is a list"),
+            ("/lifecycle", json!({"bind": "true"}), "lifecycle.unbind", "bind needs it"),
+            ("/lifecycle", json!({"unbind": "true"}), "lifecycle.bind", "unbind needs it"),
+            ("/lifecycle", with("bind", json!(" ")), "lifecycle.bind", "must not be empty"),
+            ("/lifecycle", with("bind", json!("a\u{0}b")), "lifecycle.bind", "without NUL"),
+            ("/lifecycle", with("update", json!({})), "lifecycle.update", "must be a string"),
+            ("/lifecycle", with("timeout", json!("soon")), "lifecycle.timeout", "\"soon\""),
+            ("/lifecycle", with("timeout", json!(0)), "lifecycle.timeout", "more than nothing"),
+            (
+                "/lifecycle",
+                with("timeout", json!({"bind": "2d"})),
+                "lifecycle.timeout.bind",
+                "at most a day",
+            ),
+            (
+                "/lifecycle",
+                with("timeout", json!({"update": "2s"})),
+                "lifecycle.timeout",
+                "names update, for which there is no hook",
+            ),
+            ("/binding_lifetime", json!("12h"), "binding_lifetime", "needs lifecycle.bind"),
+        ],
+    );
+    check(
+        Severity::Warning,
+        "/services/0/plans/0",
+        vec![("/lifecycle", with("bnd", json!("x")), "lifecycle.bnd", "is \"bind\" meant?")],
+    );
+}
+
+#[test]
 fn each_mistake_in_a_container_is_named_with_its_place_and_what_would_be_right() {
     let swap = json!({"image": "redis", "memory": "64m", "memory_swap": "32m"});
     check(

@@ -26,6 +26,17 @@ fn read_json(broker: &TestBroker, file: &str) -> Value {
     serde_json::from_str(&read(broker, file)).expect("a JSON document")
 }
 
+/// What the last bind hook had in its environment.
+fn knows(broker: &TestBroker, lines: &[String], absent: &[&str]) {
+    let environment = read(broker, "/tmp/bind.env");
+    for line in lines {
+        assert!(environment.lines().any(|known| known == line), "{line}: {environment}");
+    }
+    for name in absent {
+        assert!(!environment.contains(name), "{name}: {environment}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out() {
     let broker = broker("30s").await;
@@ -69,9 +80,8 @@ async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out
             "credentials": {"username": username, "password": password},
         })
     );
-    let environment = read(&broker, "/tmp/bind.env");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    for line in [
+    let lines = [
         "OSB_CONTRACT=1".to_owned(),
         "OSB_ACTION=bind".to_owned(),
         "OSB_INSTANCE_ID=i".to_owned(),
@@ -94,11 +104,8 @@ async fn each_binding_has_its_own_user_and_the_administrator_is_never_handed_out
         format!("OSB_BINDING_PASSWORD={}", text(password)),
         "OSB_PARAM_MODE=x".to_owned(),
         "OSB_PARAM_N=3".to_owned(),
-    ] {
-        assert!(environment.lines().any(|known| known == line), "{line}: {environment}");
-    }
-    assert!(!environment.contains("OSB_PARAM_LIST"), "{environment}");
-    assert!(!environment.contains("OSB_PREDECESSOR"), "{environment}");
+    ];
+    knows(&broker, &lines, &["OSB_PARAM_LIST", "OSB_PREDECESSOR"]);
 
     let rotation = json!({"predecessor_binding_id": "one"});
     let second = client.put(&path("two"), &rotation).await.expect(201);
@@ -194,6 +201,8 @@ async fn bad_parameters_are_a_bad_request_and_leave_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_is_not_ready_is_run_again() {
     let broker = broker("60s").await;
+    let catalog = broker.client.get("/v2/catalog").await.expect(200);
+    assert_eq!(catalog["services"][0]["plans"][0]["binding_rotatable"], true);
     broker.client.provision("i").await.expect(201);
     bind(&broker.client, "b", "later").await.expect(201);
     assert_eq!(read(&broker, "/tmp/ran").matches("bind b").count(), 6);
@@ -231,7 +240,7 @@ async fn twenty_binds_at_once_make_twenty_users_one_after_the_other() {
     client.provision("i").await.expect(201);
     let binds = (0..20).map(|n| {
         let id = format!("b{n}");
-        async move { (client.bind("i", &id).await.expect(201), id) }
+        async move { (bind(client, &id, "turn").await.expect(201), id) }
     });
     let bound = futures_util::future::join_all(binds).await;
     let known = users(&broker, "i");

@@ -4,7 +4,9 @@
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::json;
 
-use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
+use crate::support::{
+    HOOKED, REDIS, Redis, TestBroker, docker_ok, eventually, hooked_yaml, redis_yaml, users,
+};
 
 /// A plan whose process ends at once, in the service of the quick redis.
 const BROKEN: &str = "redis-broken";
@@ -171,6 +173,63 @@ async fn failed_update_goes_back_after(step: Step) {
     delete_updated(&broker, REDIS.1, &other).await;
 }
 
+/// A broker with an instance whose hooks make and remove users, about to die at `step`.
+async fn hooked(step: Step, bound: bool) -> TestBroker {
+    let mut broker =
+        TestBroker::builder().yaml(hooked_yaml("30s", ""), HOOKED.0, HOOKED.1).start().await;
+    broker.client.provision("i").await.expect(201);
+    if bound {
+        broker.client.bind("i", "b").await.expect(201);
+    }
+    arm(&mut broker, step).await;
+    broker
+}
+
+const HOOKED_BINDING: &str = "/v2/service_instances/i/service_bindings/b";
+
+async fn hooked_bind_goes_on_after(step: Step) {
+    let mut broker = hooked(step, false).await;
+    send(&broker, http::Method::PUT, HOOKED_BINDING, &broker.client.ids_body()).await;
+    survive(&mut broker).await;
+    let document = broker.client.bind("i", "b").await.expect(200);
+    let known = users(&broker, "i");
+    assert_eq!(known.len(), 1);
+    let user = document["credentials"]["username"].as_str().unwrap();
+    assert_eq!(document["credentials"]["password"], known[user].as_str());
+    broker.client.unbind("i", "b").await.expect(200);
+    assert_eq!(users(&broker, "i").len(), 0);
+}
+
+async fn failed_bind_is_undone_after(step: Step) {
+    let mut broker = hooked(step, false).await;
+    let mut body = broker.client.ids_body();
+    body["parameters"] = json!({"mode": "fail"});
+    send(&broker, http::Method::PUT, HOOKED_BINDING, &body).await;
+    survive(&mut broker).await;
+    eventually("the bind to fail", async || {
+        let path = format!("{HOOKED_BINDING}/last_operation");
+        let last = broker.client.get(&path).await.expect(200);
+        if last["state"] == "failed" { Ok(()) } else { Err(last.to_string()) }
+    })
+    .await;
+    assert_eq!(users(&broker, "i").len(), 0);
+    broker.client.unbind("i", "b").await.expect(200);
+    broker.client.bind("i", "b").await.expect(201);
+}
+
+async fn hooked_unbind_goes_on_after(step: Step) {
+    let mut broker = hooked(step, true).await;
+    let path = format!("{HOOKED_BINDING}?{}", broker.client.ids());
+    send(&broker, http::Method::DELETE, &path, &json!({})).await;
+    survive(&mut broker).await;
+    eventually("the unbind to end", async || {
+        let reply = broker.client.unbind("i", "b").await;
+        if reply.status == 410 { Ok(()) } else { Err(reply.description()) }
+    })
+    .await;
+    assert_eq!(users(&broker, "i").len(), 0);
+}
+
 async fn bind_is_whole_after(step: Step) {
     let (mut broker, other) = broker_with_another_instance().await;
     arm(&mut broker, step).await;
@@ -214,10 +273,12 @@ killed! {
     a_provision_goes_on_when_the_broker_dies_with_the_container_made: provision_goes_on_after(ProvisionCreated),
     a_provision_goes_on_when_the_broker_dies_with_the_container_started: provision_goes_on_after(ProvisionStarted),
     a_provision_goes_on_when_the_broker_dies_with_the_service_ready: provision_goes_on_after(ProvisionReady),
+    a_provision_goes_on_when_the_broker_dies_with_its_hook_run: provision_goes_on_after(ProvisionHooked),
     a_provision_has_succeeded_when_the_broker_dies_after_its_commit: provision_goes_on_after(ProvisionCommitted),
     a_failed_provision_is_undone_when_the_broker_dies_before_that: failed_provision_is_undone_after(ProvisionUndoing),
     a_failed_provision_is_undone_when_the_broker_dies_after_that: failed_provision_is_undone_after(ProvisionUndone),
     a_deprovision_goes_on_when_the_broker_dies_after_accepting_it: deprovision_goes_on_after(DeprovisionAccepted),
+    a_deprovision_goes_on_when_the_broker_dies_with_its_hook_run: deprovision_goes_on_after(DeprovisionHooked),
     a_deprovision_goes_on_when_the_broker_dies_with_the_container_stopped: deprovision_goes_on_after(DeprovisionStopped),
     a_deprovision_goes_on_when_the_broker_dies_with_the_container_removed: deprovision_goes_on_after(DeprovisionRemoved),
     a_deprovision_goes_on_when_the_broker_dies_with_the_data_removed: deprovision_goes_on_after(DeprovisionDirectories),
@@ -227,9 +288,16 @@ killed! {
     an_update_goes_on_when_the_broker_dies_with_the_old_container_renamed: update_goes_on_after(UpdateRenamed),
     an_update_goes_on_when_the_broker_dies_with_the_new_container_made: update_goes_on_after(UpdateCreated),
     an_update_goes_on_when_the_broker_dies_with_the_new_container_ready: update_goes_on_after(UpdateReady),
+    an_update_goes_on_when_the_broker_dies_with_its_hook_run: update_goes_on_after(UpdateHooked),
     an_update_has_succeeded_when_the_broker_dies_after_its_commit: update_goes_on_after(UpdateCommitted),
     a_failed_update_goes_back_when_the_broker_dies_before_that: failed_update_goes_back_after(UpdateRollingBack),
     a_failed_update_goes_back_when_the_broker_dies_after_that: failed_update_goes_back_after(UpdateRolledBack),
+    a_bind_goes_on_when_the_broker_dies_after_accepting_it: hooked_bind_goes_on_after(BindAccepted),
+    a_bind_goes_on_when_the_broker_dies_with_its_hook_run: hooked_bind_goes_on_after(BindHooked),
+    a_failed_bind_is_undone_when_the_broker_dies_before_that: failed_bind_is_undone_after(BindUndoing),
+    a_failed_bind_is_undone_when_the_broker_dies_after_that: failed_bind_is_undone_after(BindUndone),
+    an_unbind_goes_on_when_the_broker_dies_after_accepting_it: hooked_unbind_goes_on_after(UnbindAccepted),
+    an_unbind_goes_on_when_the_broker_dies_with_its_hook_run: hooked_unbind_goes_on_after(UnbindHooked),
     a_binding_is_whole_when_the_broker_dies_after_its_commit: bind_is_whole_after(BindCommitted),
     an_unbind_is_whole_when_the_broker_dies_after_its_commit: unbind_is_whole_after(UnbindCommitted),
 }

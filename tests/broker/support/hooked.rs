@@ -62,6 +62,7 @@ services:
           later) echo x >> /tmp/tries; [ "$(wc -l < /tmp/tries)" -gt 5 ] || exit 10 ;;
           never) exit 10 ;;
           hang) sleep 1000000 & echo $! > /tmp/hanging; wait ;;
+          turn) mkdir /tmp/turn || exit 1; sleep 0.05; rmdir /tmp/turn ;;
           slow) sleep 4 ;;
           until) while [ ! -e /tmp/go ]; do sleep 0.1; done ;;
           garbage) echo "not JSON $OSB_BINDING_PASSWORD" ;;
@@ -84,6 +85,11 @@ services:
         service = HOOKED.0,
         plan = HOOKED.1,
     )
+}
+
+/// A bind hook that waits until it may go on does so.
+pub(crate) fn go_on(broker: &TestBroker, instance: &str) {
+    docker_ok(&["exec", &broker.container(instance), "touch", "/tmp/go"]);
 }
 
 /// The users in an instance, with their passwords.

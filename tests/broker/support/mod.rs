@@ -24,7 +24,7 @@ pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platfo
 pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
-pub(crate) use hooked::{HOOKED, hooked_yaml, users};
+pub(crate) use hooked::{HOOKED, go_on, hooked_yaml, users};
 pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub(crate) use redis::Redis;
