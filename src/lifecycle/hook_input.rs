@@ -11,6 +11,8 @@ use crate::{
     credentials::{BindingSecrets, InstanceSecrets, Tokens},
 };
 
+/// Longest variable; Linux takes twice that.
+const MAX_PAIR_BYTES: usize = 64 << 10;
 /// Version of the contract with hooks.
 const CONTRACT: u32 = 1;
 
@@ -166,8 +168,8 @@ impl HookInput<'_> {
         }
         let set = pairs.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
         let set = set.chain(std::iter::once(self.mark()));
-        // No variable can hold a NUL.
-        set.filter(|pair| !pair.contains('\0')).collect()
+        // No variable can hold a NUL; a long one would keep the hook from being run at all.
+        set.filter(|pair| !pair.contains('\0') && pair.len() <= MAX_PAIR_BYTES).collect()
     }
 
     /// Whether the plan names this parameter, so that its name is the operator's.

@@ -146,6 +146,21 @@ async fn a_client_that_goes_away_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_told_to_stop_ends_the_hook_and_goes_on_after_its_start() {
+    let mut broker = broker().await;
+    let accepted = bind_async(&broker.client, "b").await.expect(202);
+    let (took, succeeded) = broker.terminate().await;
+    assert!(succeeded && took.as_secs() < 15, "{took:?}");
+    let container = broker.container("i");
+    let processes = docker_ok(&["exec", &container, "ps", "-o", "args"]);
+    assert!(!processes.contains("/tmp/go"), "{processes}");
+    broker.launch().await;
+    go_on(&broker, "i");
+    assert_eq!(ended(&broker.client, "b", &accepted).await, json!({"state": "succeeded"}));
+    assert_eq!(users(&broker, "i").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unbind_after_the_broker_died_ends_the_hook_that_still_runs() {
     let mut broker = broker().await;
     bind_async(&broker.client, "b").await.expect(202);
