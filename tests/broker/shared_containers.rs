@@ -104,7 +104,7 @@ fn keys(container: &str) -> String {
     docker_ok(&["exec", container, "sh", "-c", command])
 }
 
-async fn nothing_is_left(broker: &TestBroker) {
+fn nothing_is_left(broker: &TestBroker) {
     assert_eq!(broker.containers(), [""; 0]);
     assert_eq!(broker.instance_directories(), [""; 0]);
     let store = rusqlite::Connection::open(broker.data.path().join("broker.db")).unwrap();
@@ -157,9 +157,9 @@ async fn tenants_share_a_container_that_comes_with_the_first_and_goes_with_the_l
     client.provision("two").await.expect(200);
     client.deprovision("two").await.expect(200);
     client.deprovision("three").await.expect(200);
-    assert_eq!(broker.containers(), [shared.clone()]);
+    assert_eq!(broker.containers(), std::slice::from_ref(shared));
     client.deprovision("four").await.expect(200);
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,7 +180,7 @@ async fn provisions_at_once_fill_containers_and_deprovisions_at_once_empty_them(
         for reply in futures_util::future::join_all(all).await {
             reply.expect(200);
         }
-        nothing_is_left(&broker).await;
+        nothing_is_left(&broker);
     }
 }
 
@@ -213,14 +213,14 @@ async fn a_tenant_that_could_not_be_made_leaves_the_others_alone_and_can_be_made
     client.deprovision("good").await.expect(200);
     assert_eq!(broker.containers(), container);
     client.deprovision("one").await.expect(200);
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_container_that_cannot_be_made_fails_its_tenants_who_can_be_deleted() {
-    let broken = yaml(":").replace("exec redis-server", "exit 3; exec redis-server");
-    let broken = broken.replace("stop_timeout: 5s", "restart: 'no'");
-    let mut broker = TestBroker::builder().yaml(broken, SERVICE.0, SERVICE.1).start().await;
+    let ending = yaml(":").replace("exec redis-server", "exit 3; exec redis-server");
+    let ending = ending.replace("stop_timeout: 5s", "restart: 'no'");
+    let mut broker = TestBroker::builder().yaml(ending, SERVICE.0, SERVICE.1).start().await;
     let client = broker.client.clone();
     for instance in ["one", "two"] {
         client.provision_async(instance).await.expect(202);
@@ -242,7 +242,7 @@ async fn a_shared_container_that_cannot_be_made_fails_its_tenants_who_can_be_del
     Tenant::bind(&client, "one").await.set("1").await;
     client.deprovision("two").await.expect(200);
     client.deprovision("one").await.expect(200);
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
 
 /// A request whose answer may be lost, to a broker that dies at `step`.
@@ -272,7 +272,7 @@ async fn survives_a_provision_of_the_first(step: Step) {
     assert_eq!(broker.containers().len(), 1);
     client.deprovision("one").await.expect(200);
     client.deprovision("two").await.expect(200);
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
 
 async fn survives_a_deprovision(step: Step, last: bool) {
@@ -294,7 +294,7 @@ async fn survives_a_deprovision(step: Step, last: bool) {
         two.has("2").await;
         client.deprovision("two").await.expect(200);
     }
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,5 +347,5 @@ async fn a_deletion_halts_the_making_of_a_container_for_nobody_else() {
     let path = "/v2/service_instances/two/last_operation";
     assert_eq!(client.get(path).await.expect(200)["state"], json!("in progress"));
     client.deprovision("two").await.expect(200);
-    nothing_is_left(&broker).await;
+    nothing_is_left(&broker);
 }
