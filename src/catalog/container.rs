@@ -214,6 +214,10 @@ pub struct Readiness {
 /// The container of one plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerPlan {
+    /// Name of a container that somebody else has made: never created, stopped, renamed or removed.
+    /// What would make it has no meaning then.
+    #[serde(default)]
+    pub existing: Option<String>,
     /// Image to run.
     pub image: ImageReference,
     /// When it is pulled; `None`: as the broker's settings say.

@@ -19,15 +19,22 @@ pub enum InvalidId {
     /// Longer than [`MAX_ID_BYTES`].
     #[error("the {0} id is {1} bytes long; at most {MAX_ID_BYTES} bytes are accepted")]
     TooLong(&'static str, usize),
+    /// Begins like the ids that the broker gives to shared containers.
+    #[error("the {0} id must not begin with {HOST_PREFIX}, as the broker's own do")]
+    Reserved(&'static str),
     /// A control character, which no log line or header could carry.
     #[error("the {0} id contains a control character")]
     Control(&'static str),
 }
 
+/// How ids begin that no platform gives: those of shared containers.
+pub const HOST_PREFIX: &str = "docker-broker-host-";
+
 fn check(kind: &'static str, id: &str) -> Result<(), InvalidId> {
     match id {
         "" => Err(InvalidId::Empty(kind)),
         id if id.len() > MAX_ID_BYTES => Err(InvalidId::TooLong(kind, id.len())),
+        id if id.starts_with(HOST_PREFIX) => Err(InvalidId::Reserved(kind)),
         id if id.chars().any(char::is_control) => Err(InvalidId::Control(kind)),
         _ => Ok(()),
     }

@@ -27,11 +27,12 @@ pub use container::{
     ReadinessCheck, RestartPolicy, Tmpfs, Volume,
 };
 pub use document::document;
-pub use ids::{BindingId, InstanceId, InvalidId, MAX_ID_BYTES};
+pub use ids::{BindingId, HOST_PREFIX, InstanceId, InvalidId, MAX_ID_BYTES};
 pub use lifecycle::{Action, Hook, Lifecycle, Script};
 pub use parameters::{Parameters, ParametersError, is_environment_name, is_reserved};
 pub use plan::{
-    Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, UriShape,
+    Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, Tenancy,
+    UriShape,
 };
 pub use reference::ImageReference;
 pub use schema::{Schema, Schemas};

@@ -62,6 +62,9 @@ pub struct Plan {
     pub parameters: Parameters,
     /// The container.
     pub container: ContainerPlan,
+    /// Several instances in one container; `None`: one in each.
+    #[serde(default)]
+    pub tenancy: Option<Tenancy>,
     /// What a binding hands out.
     pub credentials: Credentials,
     /// Where logs may be drained to.
@@ -78,6 +81,13 @@ pub struct Plan {
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,
+}
+
+/// A container that instances share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenancy {
+    /// Most instances in one container.
+    pub max_instances: u32,
 }
 
 /// What `docker-broker sanity-test` does with a binding, besides connecting to the published TCP
@@ -117,6 +127,9 @@ pub struct Credentials {
     pub uri: Option<UriShape>,
     /// A whole document of its own, with handlebars in its strings.
     pub template: Option<Value>,
+    /// The same with `$HOST`, `$PORT` and `$PORT_<n>` as well.
+    #[serde(default)]
+    pub fixed: Option<Value>,
 }
 
 /// A credential: the environment variable that tells the container, and, when it is not random,

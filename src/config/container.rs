@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    existing,
     node::Node,
     scalars::{parse_duration, parse_mode, parse_owner, parse_size},
 };
@@ -21,9 +22,11 @@ const DEFAULT_READINESS_TIMEOUT: Duration = Duration::from_mins(2);
 const ROOT_ENTRYPOINT_CAPABILITIES: [&str; 7] =
     ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"];
 
-/// Stands for a container that could not be read; a configuration with errors is never used.
+/// Stands for a container that could not be read (a configuration with errors is never used), and
+/// for what the broker does not know of one that somebody else has made.
 pub(super) fn placeholder() -> ContainerPlan {
     ContainerPlan {
+        existing: None,
         image: ImageReference::parse("invalid", None).unwrap_or_else(|_| unreachable!()),
         pull: None,
         command: Vec::new(),
@@ -60,11 +63,12 @@ pub(super) fn container(node: Node<'_>) -> ContainerPlan {
         node.error("backend", format!("is {backend:?}; only \"docker\" exists"));
     }
     if node.has("existing") {
-        node.error("existing", "is not supported by this version");
+        return existing::existing(node);
     }
     let user = node.string("user").filter(|user| !user.is_empty());
     let expose_ports = node.parsed_list("expose_ports", ContainerPort::parse);
     let plan = ContainerPlan {
+        existing: None,
         image: image(&node),
         pull: node.parsed("pull", parse_pull),
         command: words(&node, "command").unwrap_or_default(),
@@ -330,7 +334,7 @@ pub(super) fn exchange(node: &Node<'_>, ports: &[ContainerPort]) -> Option<Excha
     None
 }
 
-fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
+pub(super) fn readiness(node: &Node<'_>, published: &[ContainerPort]) -> Readiness {
     let mut check = None;
     let mut timeout = DEFAULT_READINESS_TIMEOUT;
     if let Some(entry) = node.node("readiness") {

@@ -10,6 +10,7 @@
 mod container;
 mod convert;
 mod emit;
+mod existing;
 mod files;
 mod legacy;
 mod lifecycle;
@@ -20,6 +21,7 @@ mod scalars;
 mod service_tls;
 mod services;
 mod settings;
+mod tenancy;
 mod uniqueness;
 
 pub use convert::convert_ops;

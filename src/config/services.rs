@@ -10,10 +10,12 @@ use super::{
     node::Node,
     sanity_test::sanity_test,
     service_tls,
+    tenancy::{check_shared, tenancy},
 };
 use crate::catalog::{
-    ContainerPort, Credentials, KeyValue, MaintenanceInfo, Parameters, Plan, ReadinessCheck,
-    Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name, is_reserved,
+    ContainerPort, Credentials, KeyValue, Lifecycle, MaintenanceInfo, Parameters, Plan,
+    ReadinessCheck, Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name,
+    is_reserved,
 };
 use crate::credentials;
 
@@ -70,6 +72,10 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         node.error("container", "is missing; it is required");
     }
     let credentials = credentials(&node);
+    // Parameters as environment need a container that is yet to be made.
+    let existing = container_node.as_ref().is_some_and(|container| container.has("existing"));
+    let tenancy = tenancy(&node);
+    let is_legacy = schemas.is_empty() && !existing && tenancy.is_none();
     let container = container_node.map_or_else(container::placeholder, container::container);
     let lifecycle = lifecycle(&node);
     let plan = Plan {
@@ -86,10 +92,11 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
             .and_then(|max| u32::try_from(max).ok()),
         maintenance_info: maintenance_info(&node),
         maximum_polling_duration_seconds: node.integer("maximum_polling_duration", 1, 604_800),
-        parameters: parameters(&node, schemas.is_empty()),
+        parameters: parameters(&node, is_legacy),
         schemas,
         tls: service_tls::plan(&node, &container),
         container,
+        tenancy,
         credentials,
         syslog_drain: syslog_drain(&node, drains),
         binding_lifetime: binding_lifetime(&node, &lifecycle),
@@ -100,6 +107,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     check_ports(&node, &plan);
     check_variables(&node, &plan);
     check_tls(&node, &plan);
+    check_existing(&node, &plan);
+    check_shared(&node, &plan);
     node.finish();
     plan
 }
@@ -143,9 +152,9 @@ fn schemas(node: &Node<'_>) -> Schemas {
 }
 
 /// Without `parameters` and `schemas` a plan is one of cf-containers-broker's.
-fn parameters(node: &Node<'_>, no_schemas: bool) -> Parameters {
+fn parameters(node: &Node<'_>, is_legacy: bool) -> Parameters {
     let Some(entries) = node.entries("parameters") else {
-        return if no_schemas { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
+        return if is_legacy { Parameters::Legacy } else { Parameters::Declared(BTreeMap::new()) };
     };
     let mut seen = BTreeMap::new();
     for (name, variable) in &entries {
@@ -178,8 +187,12 @@ fn credentials(node: &Node<'_>) -> Credentials {
             uri.finish();
             shape
         }),
-        template: template(&credentials),
+        template: template(&credentials, "template"),
+        fixed: template(&credentials, "static"),
     };
+    if found.template.is_some() && found.fixed.is_some() {
+        credentials.error("static", "and template are two documents; one of them is needed");
+    }
     credentials.finish();
     found
 }
@@ -210,10 +223,10 @@ fn hostname(node: &Node<'_>) -> Option<String> {
     value
 }
 
-fn template(node: &Node<'_>) -> Option<Json> {
-    let template = node.json_object("template")?;
+fn template(node: &Node<'_>, key: &'static str) -> Option<Json> {
+    let template = node.json_object(key)?;
     if let Err(error) = credentials::check_template(&template) {
-        node.error("template", error.to_string());
+        node.error(key, error.to_string());
     }
     Some(template)
 }
@@ -244,6 +257,36 @@ fn check_ports(node: &Node<'_>, plan: &Plan) {
         if let Some(port) = port.filter(|port| !published.contains(port)) {
             node.error(key, format!("is {port}, which is not among container.expose_ports"));
         }
+    }
+    let ports = published.iter().map(|port| (*port, port.number)).collect();
+    let tokens = credentials::Tokens::new(&plan.credentials, "", &ports);
+    if let Some(fixed) = &plan.credentials.fixed
+        && let Err(error) = tokens.fill(fixed)
+    {
+        node.error("credentials.static", format!("{error}: it is not among expose_ports"));
+    }
+}
+
+/// An environment reaches no container that runs already.
+fn check_existing(node: &Node<'_>, plan: &Plan) {
+    if plan.container.existing.is_none() {
+        return;
+    }
+    let credentials = &plan.credentials;
+    let shown = [
+        ("credentials.username", &credentials.username),
+        ("credentials.password", &credentials.password),
+        ("credentials.dbname", &credentials.dbname),
+    ];
+    for (key, credential) in shown {
+        let random = credential.as_ref().is_some_and(|credential| credential.value.is_none());
+        if random && plan.lifecycle.provision.is_none() {
+            node.error(key, "needs its value: nothing tells that container of another one");
+        }
+    }
+    let mapped = matches!(&plan.parameters, Parameters::Declared(names) if !names.is_empty());
+    if mapped && plan.lifecycle == Lifecycle::default() {
+        node.warning("parameters", "have no effect on a container that the broker does not make");
     }
 }
 

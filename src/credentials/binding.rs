@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     BindingSecrets, InstanceSecrets,
     template::{self, TemplateError},
+    tokens::Tokens,
 };
 use crate::catalog::{ContainerPort, Credentials, Plan, ServiceTls};
 
@@ -43,9 +44,13 @@ pub struct Facts<'a> {
 /// # Errors
 /// [`TemplateError`] when the plan's template uses something that this instance does not have.
 pub fn binding_document(plan: &Plan, facts: &Facts<'_>) -> Result<Value, TemplateError> {
+    let shape = &plan.credentials;
     let tls = plan.tls.as_ref().filter(|_| facts.ca_certificate.is_some());
-    let mut shown = credentials(&plan.credentials, tls, facts);
-    if let Some(template) = &plan.credentials.template {
+    let mut shown = credentials(shape, tls, facts);
+    // Tokens first: a value that handlebars put in may hold a $.
+    let fixed = shape.fixed.as_ref();
+    let fixed = fixed.map(|fixed| Tokens::new(shape, facts.host, facts.ports).fill(fixed));
+    if let Some(template) = fixed.transpose()?.as_ref().or(shape.template.as_ref()) {
         let mut context = shown.clone();
         context.insert("instance_id".to_owned(), facts.instance_id.into());
         context.insert("binding_id".to_owned(), facts.binding_id.into());

@@ -16,4 +16,4 @@ pub use instance::{BindingSecrets, InstanceSecrets};
 pub use keyring::{FINGERPRINT_BYTES, KeyError, Keyring};
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};
-pub use tokens::Tokens;
+pub use tokens::{TokenError, Tokens};

@@ -4,7 +4,7 @@ use handlebars::{Handlebars, no_escape};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::InstanceSecrets;
+use super::{InstanceSecrets, TokenError};
 
 /// A template that cannot be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,12 @@ use super::InstanceSecrets;
 pub struct TemplateError {
     template: String,
     reason: String,
+}
+
+impl From<TokenError> for TemplateError {
+    fn from(error: TokenError) -> Self {
+        Self { reason: error.to_string(), template: format!("${}", error.0) }
+    }
 }
 
 fn engine() -> Handlebars<'static> {

@@ -1,4 +1,4 @@
-//! `$HOST`, `$PORT` and `$PORT_<n>` in documents that do not know them yet.
+//! `$HOST`, `$PORT` and `$PORT_<n>` in documents, as older docker brokers knew them.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,11 @@ use serde_json::Value;
 
 use super::binding::main_port;
 use crate::catalog::{ContainerPort, Credentials, Protocol};
+
+/// A token for a port that the container does not publish.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the container publishes no port for ${0}")]
+pub struct TokenError(pub(super) String);
 
 /// What the tokens stand for.
 #[derive(Debug)]
@@ -55,17 +60,33 @@ impl<'a> Tokens<'a> {
     /// stands for nothing stays.
     #[must_use]
     pub fn render(&self, document: &Value) -> Value {
+        self.walk(document, &mut None)
+    }
+
+    /// The same for a document in which every token has to stand for something.
+    ///
+    /// # Errors
+    /// [`TokenError`] names the first that does not.
+    pub fn fill(&self, document: &Value) -> Result<Value, TokenError> {
+        let mut missing = None;
+        let filled = self.walk(document, &mut missing);
+        missing.map_or(Ok(filled), |token| Err(TokenError(token)))
+    }
+
+    fn walk(&self, document: &Value, missing: &mut Option<String>) -> Value {
         match document {
-            Value::String(text) => Value::String(self.render_text(text)),
-            Value::Array(items) => items.iter().map(|item| self.render(item)).collect(),
-            Value::Object(map) => Value::Object(
-                map.iter().map(|(key, value)| (key.clone(), self.render(value))).collect(),
-            ),
+            Value::String(text) => Value::String(self.render_text(text, missing)),
+            Value::Array(items) => items.iter().map(|item| self.walk(item, missing)).collect(),
+            Value::Object(map) => {
+                let entries =
+                    map.iter().map(|(key, value)| (key.clone(), self.walk(value, missing)));
+                Value::Object(entries.collect())
+            }
             other => other.clone(),
         }
     }
 
-    fn render_text(&self, text: &str) -> String {
+    fn render_text(&self, text: &str, missing: &mut Option<String>) -> String {
         let mut rendered = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find('$') {
@@ -78,6 +99,9 @@ impl<'a> Tokens<'a> {
             if let Some(meaning) = self.meaning(word) {
                 rendered.push_str(&meaning);
             } else {
+                if is_token(word) {
+                    missing.get_or_insert_with(|| word.to_owned());
+                }
                 rendered.push('$');
                 rendered.push_str(word);
             }
@@ -99,11 +123,17 @@ impl<'a> Tokens<'a> {
     }
 }
 
+fn is_token(word: &str) -> bool {
+    let number = word.strip_prefix("PORT_").map(str::parse::<u16>);
+    word == "PORT" || matches!(number, Some(Ok(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::catalog::UriShape;
 
     fn ports(of: &[(&str, u16)]) -> BTreeMap<ContainerPort, u16> {
         of.iter().map(|(port, host)| (ContainerPort::parse(port).unwrap(), *host)).collect()
@@ -133,5 +163,22 @@ mod tests {
         let none = BTreeMap::new();
         let tokens = Tokens::new(&Credentials::default(), "h", &none);
         assert_eq!(tokens.render(&json!("$HOST:$PORT/$PORT_80")), json!("h:$PORT/$PORT_80"));
+        for (document, token) in
+            [(json!(["secret $PORT_80"]), "$PORT_80"), (json!("$PORT"), "$PORT")]
+        {
+            let error = tokens.fill(&document).unwrap_err().to_string();
+            assert_eq!(error, format!("the container publishes no port for {token}"));
+        }
+        let words = json!({"$PORT": "$HOST $PORTS $PORT_ $PORT_x"});
+        assert_eq!(tokens.fill(&words).unwrap(), json!({"$PORT": "h $PORTS $PORT_ $PORT_x"}));
+    }
+
+    #[test]
+    fn port_is_the_one_of_the_uri_or_the_lowest_tcp_port() {
+        let ports = ports(&[("9/udp", 20000), ("4222/tcp", 20001), ("8222/tcp", 20002)]);
+        let port = |shape: &Credentials| Tokens::new(shape, "h", &ports).port();
+        assert_eq!(port(&Credentials::default()), Some(20001));
+        let uri = UriShape { prefix: None, port: ContainerPort::parse("8222").ok() };
+        assert_eq!(port(&Credentials { uri: Some(uri), ..Credentials::default() }), Some(20002));
     }
 }

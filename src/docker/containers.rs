@@ -16,11 +16,12 @@ use bollard::{
 use futures_util::StreamExt;
 
 use super::{
-    ContainerSpec, DockerError, Engine, Labels,
+    ContainerSpec, DockerError, Engine, Labels, Published,
     convert::create_body,
     engine::{QUICK, SLOW},
     error::status,
     labels::{OWNER, SPEC},
+    published::published,
 };
 use crate::catalog::RestartPolicy;
 
@@ -53,6 +54,8 @@ pub struct ContainerFacts {
     pub healthy: Option<bool>,
     /// Address on its bridge.
     pub address: Option<IpAddr>,
+    /// Ports that it publishes; none while it does not run.
+    pub published: Vec<Published>,
 }
 
 /// A container of this broker, out of a listing.
@@ -368,8 +371,8 @@ async fn gone(docker: &bollard::Docker, name: &str) -> Result<(), Error> {
 fn facts(found: ContainerInspectResponse) -> ContainerFacts {
     let state = found.state.unwrap_or_default();
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-    let networks = found.network_settings.and_then(|settings| settings.networks);
-    let address = networks.unwrap_or_default().into_values().find_map(|endpoint| {
+    let settings = found.network_settings.unwrap_or_default();
+    let address = settings.networks.unwrap_or_default().into_values().find_map(|endpoint| {
         let address = endpoint.ip_address.filter(|address| !address.is_empty());
         address.or(endpoint.global_ipv6_address)?.parse().ok()
     });
@@ -389,5 +392,6 @@ fn facts(found: ContainerInspectResponse) -> ContainerFacts {
             HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
         }),
         address,
+        published: published(settings.ports.unwrap_or_default()),
     }
 }

@@ -138,7 +138,7 @@ impl Images {
             pulls: Semaphore::new(settings.max_parallel_pulls),
             progress,
         };
-        for offer in catalog.offers() {
+        for offer in catalog.offers().filter(|offer| offer.plan.container.existing.is_none()) {
             images.entry(&offer.plan.container.image, offer.plan.container.pull);
         }
         images

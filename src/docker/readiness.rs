@@ -77,7 +77,9 @@ impl Engine {
     ) -> Result<(), NotReady> {
         let end = Instant::now() + readiness.timeout;
         let mut pause = FIRST_PAUSE;
-        let mut facts = self.look(name).await?;
+        let mut facts = self.look(name, None).await?;
+        // One that ran before may have been restarted at any time since it was made.
+        let before = if facts.running { facts.restart_count } else { 0 };
         let mut looked = Instant::now();
         loop {
             let attempt = self.attempt(name, &facts, &readiness.check, ports);
@@ -88,23 +90,25 @@ impl Engine {
             };
             if Instant::now() + pause >= end {
                 // That its process has ended says more than that it does not answer.
-                self.look(name).await?;
+                self.look(name, Some(before)).await?;
                 return Err(NotReady::TimedOut { limit: readiness.timeout, last });
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
             let by_dockerd = matches!(readiness.check, ReadinessCheck::HealthCheck);
             if by_dockerd || looked.elapsed() >= LOOK_EVERY || facts.address.is_none() {
-                facts = self.look(name).await?;
+                facts = self.look(name, Some(before)).await?;
                 looked = Instant::now();
             }
         }
     }
 
-    async fn look(&self, name: &str) -> Result<ContainerFacts, NotReady> {
+    /// `before`: restarts that were there at the first look.
+    async fn look(&self, name: &str, before: Option<i64>) -> Result<ContainerFacts, NotReady> {
         let facts = self.inspect(name).await?.ok_or(NotReady::Gone)?;
         let ended = !facts.running && !facts.restarting;
-        if ended || facts.restart_count >= CRASH_LOOP {
+        let before = before.unwrap_or(if facts.running { facts.restart_count } else { 0 });
+        if ended || facts.restart_count - before >= CRASH_LOOP {
             let (exit_code, oom_killed) = (facts.exit_code, facts.oom_killed);
             return Err(NotReady::Exited { exit_code, oom_killed });
         }

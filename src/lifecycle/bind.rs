@@ -9,6 +9,7 @@ use super::{
     BindRequest, Bound, Broker, Refusal, RotationRequest,
     binding::{BindingState, Sealed, taken},
     error::InternalError,
+    existing::Ports,
     fault::{Step, reach},
     instance::{Private, damaged, operation_id, port_map, state_of},
 };
@@ -46,6 +47,7 @@ impl Broker {
     /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
     pub async fn bind(self: &Arc<Self>, request: BindRequest) -> Result<Bound, Refusal> {
         self.look_for(&request.instance_id).await?;
+        let ports = self.ports_to_bind(&request.instance_id, Some(&request.plan_id)).await;
         let broker = Arc::clone(self);
         let accepts_incomplete = request.accepts_incomplete;
         let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());
@@ -63,7 +65,7 @@ impl Broker {
                 predecessor: None,
                 context: request.context,
             };
-            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted)
+            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
         let decided = decided.await??;
         self.carry_out(decided, instance, binding, accepts_incomplete).await
@@ -76,6 +78,7 @@ impl Broker {
     /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
     pub async fn rotate(self: &Arc<Self>, request: RotationRequest) -> Result<Bound, Refusal> {
         self.look_for(&request.instance_id).await?;
+        let ports = self.ports_to_bind(&request.instance_id, None).await;
         let broker = Arc::clone(self);
         let accepts_incomplete = request.accepts_incomplete;
         let (instance, binding) = (request.instance_id.to_string(), request.binding_id.to_string());
@@ -124,7 +127,7 @@ impl Broker {
                 }
                 Err(error) => return Ok(Err(error.into())),
             };
-            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted)
+            broker.ensure_binding(rows, &row, request.binding_id.as_str(), wanted, ports)
         });
         let decided = decided.await??;
         self.carry_out(decided, instance, binding, accepts_incomplete).await
@@ -195,7 +198,8 @@ impl Broker {
                 offer.plan.name
             ))));
         }
-        if self.is_lost(id) {
+        let home = rows.find_host_of(id)?;
+        if self.is_lost(home.as_deref().unwrap_or(id)) {
             return Ok(Err(Refusal::Unprocessable(format!(
                 "service instance {id} could not be brought back after a restart; ask the operator"
             ))));
@@ -218,6 +222,7 @@ impl Broker {
         row: &InstanceRow,
         binding_id: &str,
         wanted: Wanted,
+        existing: Result<Option<Ports>, Refusal>,
     ) -> Result<Result<Decision, Refusal>, RowError> {
         if let Some(found) = rows.find_binding(&row.id, binding_id)? {
             return match Sealed::open(&self.keys, &found) {
@@ -243,6 +248,10 @@ impl Broker {
         if let Err(refusal) = self.require_ca(row) {
             return Ok(Err(refusal));
         }
+        let existing = match existing {
+            Ok(existing) => existing,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let hooked = plan.lifecycle.bind.is_some();
         let lifetime_seconds =
             plan.binding_lifetime.and_then(|lifetime| i64::try_from(lifetime.as_secs()).ok());
@@ -259,11 +268,14 @@ impl Broker {
         let made = if hooked {
             sealed.seal(&self.keys, &row.id, binding_id)
         } else {
-            let ports = rows.list_ports(&row.id)?;
-            self.plain_document(&plan, row, &ports, binding_id).and_then(|document| {
-                sealed.document = document;
-                sealed.seal(&self.keys, &row.id, binding_id)
-            })
+            let stored = rows.list_ports(&row.id)?;
+            let ports = existing.map_or_else(|| port_map(&stored), Ok);
+            ports.and_then(|ports| self.plain_document(&plan, row, &ports, binding_id)).and_then(
+                |document| {
+                    sealed.document = document;
+                    sealed.seal(&self.keys, &row.id, binding_id)
+                },
+            )
         };
         let bytes = match made {
             Ok(bytes) => bytes,
@@ -290,13 +302,13 @@ impl Broker {
         &self,
         plan: &Plan,
         row: &InstanceRow,
-        ports: &[crate::store::PortRow],
+        ports: &Ports,
         binding_id: &str,
     ) -> Result<Value, InternalError> {
         let private = Private::open(&self.keys, row)?;
         let facts = Facts {
             host: &self.limits.external_host,
-            ports: &port_map(ports)?,
+            ports,
             secrets: &private.secrets,
             own: None,
             instance_id: &row.id,

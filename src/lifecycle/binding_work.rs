@@ -32,7 +32,8 @@ impl Broker {
         instance_id: &str,
         binding_id: &str,
     ) -> Result<(Instance, BindingRow, Sealed), InternalError> {
-        let instance = self.get(instance_id).await?;
+        let mut instance = self.get(instance_id).await?;
+        self.take_ports(&mut instance).await;
         let (id, binding) = (instance_id.to_owned(), binding_id.to_owned());
         let row = self.store.read(move |rows| rows.find_binding(&id, &binding)).await?;
         let row = row.ok_or_else(|| damaged(&format!("binding {binding_id}"), "it is missing"))?;

@@ -63,6 +63,13 @@ impl Broker {
         spec::container_name(self.docker.owner(), instance_name)
     }
 
+    /// The name of the container that serves an instance, whoever made it.
+    pub(super) fn container_of(&self, instance: &Instance) -> String {
+        let existing = instance.definition.plan.container.existing.clone();
+        let name = instance.host.as_ref().map_or(&instance.row.name, |host| &host.name);
+        existing.unwrap_or_else(|| self.container_name(name))
+    }
+
     /// The container that an instance should have.
     pub(super) fn spec(&self, instance: &Instance) -> Result<ContainerSpec, Failure> {
         let definition = &instance.definition;
@@ -282,7 +289,7 @@ impl Broker {
     ) -> Result<(), Failure> {
         check(&context.cancel)?;
         context.step("waiting until the service answers");
-        let name = self.container_name(&instance.row.name);
+        let name = self.container_of(instance);
         let readiness = &readiness_of(instance)?;
         let ports: Vec<ContainerPort> = instance.ports.keys().copied().collect();
         loop {
@@ -318,8 +325,11 @@ impl Broker {
     ) -> bool {
         let Ok(readiness) = readiness_of(instance) else { return false };
         let readiness = Readiness { timeout: limit, ..readiness };
-        let name = self.container_name(&instance.row.name);
-        let ports: Vec<ContainerPort> = instance.ports.keys().copied().collect();
+        let name = self.container_of(instance);
+        let container = &instance.definition.plan.container;
+        let Ok(existing) = self.existing_ports(container).await else { return false };
+        let ports = existing.as_ref().unwrap_or(&instance.ports).keys().copied();
+        let ports: Vec<ContainerPort> = ports.collect();
         tokio::select! {
             () = context.cancel.cancelled() => false,
             ready = self.docker.wait_ready(&name, &readiness, &ports) => ready.is_ok(),

@@ -10,6 +10,7 @@ use super::{
     last_operation::{FAILED, SUCCEEDED},
     replace::standby_name,
     retry::{check, while_unreachable},
+    tenancy::is_host,
     work::Context,
 };
 use crate::{
@@ -100,17 +101,19 @@ impl Broker {
         }
     }
 
-    /// Runs the deprovision hook, if its container runs. The instance goes whatever becomes of it.
+    /// Runs the deprovision hook, if the container runs: it goes whatever becomes of the hook.
     async fn run_deprovision_hook(
         &self,
         instance: &Instance,
         operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
-        let name = self.container_name(&instance.row.name);
-        if self.hooking_plan(instance, Action::Deprovision).lifecycle.deprovision.is_none() {
+        // Those of a shared container are for who lives in it.
+        let plan = self.hooking_plan(instance, Action::Deprovision);
+        if plan.lifecycle.deprovision.is_none() || is_host(&instance.row.id) {
             return Ok(());
         }
+        let name = self.container_of(instance);
         let found =
             while_unreachable(&context.cancel, context.deadline, || self.docker.inspect(&name))
                 .await?;
@@ -135,13 +138,39 @@ impl Broker {
 
     /// Carries a deprovision out, from wherever it got to.
     pub(super) async fn run_deprovision(
-        &self,
+        self: &Arc<Self>,
         operation: &OperationRow,
         context: &Context,
     ) -> Result<(), Failure> {
-        let instance = self.get(&operation.instance_id).await?;
-        self.run_deprovision_hook(&instance, &operation.id, context).await?;
-        reach(Step::DeprovisionHooked);
+        let mut instance = self.get(&operation.instance_id).await?;
+        if instance.is_guest() && instance.definition.plan.tenancy.is_some() {
+            return self.move_out(&instance, operation, context).await;
+        }
+        if instance.is_guest() {
+            self.take_ports(&mut instance).await;
+            self.clear_guest(&instance, &operation.id, context).await?;
+            reach(Step::DeprovisionHooked);
+        } else {
+            self.run_deprovision_hook(&instance, &operation.id, context).await?;
+            reach(Step::DeprovisionHooked);
+            self.take_down(&instance, context).await?;
+        }
+        let finished = self.conclude(&context.cancel, || {
+            let (operation_id, instance_id) = (operation.id.clone(), instance.row.id.clone());
+            move |rows| {
+                rows.delete_instance(&instance_id)?;
+                rows.finish_operation(&operation_id, SUCCEEDED, None)?;
+                rows.delete_old_operations()?;
+                Ok(Ok::<(), Failure>(()))
+            }
+        });
+        finished.await??;
+        reach(Step::DeprovisionCommitted);
+        Ok(())
+    }
+
+    /// Removes the containers of an instance, and its directories.
+    async fn take_down(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
         let grace = instance.definition.plan.container.stop_timeout;
         let name = self.container_name(&instance.row.name);
         context.step("stopping the container");
@@ -162,19 +191,8 @@ impl Broker {
         self.docker.leave_network(&instance.row.id).await;
         reach(Step::DeprovisionRemoved);
         context.step("removing the data");
-        self.remove_directories(&instance).await?;
+        self.remove_directories(instance).await?;
         reach(Step::DeprovisionDirectories);
-        let finished = self.conclude(&context.cancel, || {
-            let (operation_id, instance_id) = (operation.id.clone(), instance.row.id.clone());
-            move |rows| {
-                rows.delete_instance(&instance_id)?;
-                rows.finish_operation(&operation_id, SUCCEEDED, None)?;
-                rows.delete_old_operations()?;
-                Ok(Ok::<(), Failure>(()))
-            }
-        });
-        finished.await??;
-        reach(Step::DeprovisionCommitted);
         Ok(())
     }
 }

@@ -83,7 +83,7 @@ impl Broker {
         input: &HookInput<'_>,
         context: &Context,
     ) -> Result<Hooked, Failure> {
-        let container = self.container_name(&input.instance.row.name);
+        let container = self.container_of(input.instance);
         let mut end = None;
         let mut pause = FIRST_PAUSE;
         // Whether something of this operation may still run in the container.

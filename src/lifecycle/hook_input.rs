@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::instance::Instance;
 use crate::{
     catalog::{Action, Parameters, Plan, hex},
-    credentials::{BindingSecrets, Tokens},
+    credentials::{BindingSecrets, InstanceSecrets, Tokens},
 };
 
 /// Longest variable; Linux takes twice that.
@@ -71,7 +71,8 @@ impl HookInput<'_> {
     /// Everything of it that must not appear in a log.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
         let binding = self.binding.iter().map(|binding| binding.secrets.password.as_str());
-        self.instance.private.secrets.values().chain(binding)
+        let host = self.instance.host.iter().flat_map(|host| host.secrets.values());
+        self.instance.private.secrets.values().chain(host).chain(binding)
     }
 
     fn tokens(&self) -> Tokens<'_> {
@@ -82,16 +83,6 @@ impl HookInput<'_> {
     pub(super) fn document(&self) -> String {
         let (instance, definition) = (self.instance, &self.instance.definition);
         let private = &instance.private;
-        let mut credentials: Map<String, Value> =
-            private.secrets.hidden.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
-        let shown = [
-            ("username", &private.secrets.username),
-            ("password", &private.secrets.password),
-            ("dbname", &private.secrets.dbname),
-        ];
-        for (name, value) in shown {
-            credentials.insert(name.to_owned(), json!(value));
-        }
         let ports: Map<String, Value> = instance
             .ports
             .iter()
@@ -107,13 +98,16 @@ impl HookInput<'_> {
                 "context": private.context.get("context"),
                 "organization_guid": private.context.get("organization_guid"),
                 "space_guid": private.context.get("space_guid"),
-                "credentials": credentials,
+                "credentials": shown(&private.secrets),
             },
             "service": { "id": definition.service_id, "name": definition.service_name },
             "plan": { "id": self.plan.id, "name": self.plan.name },
             "host": self.host,
             "ports": ports,
         });
+        if let Some(host) = &instance.host {
+            document["container"] = json!({ "credentials": shown(&host.secrets) });
+        }
         if let Some(binding) = &self.binding {
             document["binding"] = json!({
                 "id": binding.id,
@@ -191,6 +185,17 @@ impl HookInput<'_> {
         (mapped && self.binding.is_none())
             || in_schema.into_iter().flatten().any(|schema| schema.declares(name))
     }
+}
+
+/// All secrets of an instance or of its shared container.
+fn shown(secrets: &InstanceSecrets) -> Map<String, Value> {
+    let hidden = secrets.hidden.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    let own = [
+        ("username", &secrets.username),
+        ("password", &secrets.password),
+        ("dbname", &secrets.dbname),
+    ];
+    hidden.chain(own.map(|(name, value)| (name.to_owned(), json!(value)))).collect()
 }
 
 /// `OSB_PARAM_<NAME>`, if the name can be one.

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Broker, InstanceState, Refusal, error::InternalError};
+use super::{
+    Broker, InstanceState, Refusal,
+    error::InternalError,
+    tenancy::{Host, is_host},
+};
 use crate::{
     catalog::{ContainerPort, Definition, Lifecycle, Offer, Parameters, Plan},
     credentials::{InstanceSecrets, Keyring},
@@ -55,6 +59,16 @@ pub(super) struct Instance {
     pub(super) definition: Arc<Definition>,
     pub(super) private: Private,
     pub(super) ports: BTreeMap<ContainerPort, u16>,
+    /// The shared container that it lives in.
+    pub(super) host: Option<Host>,
+}
+
+impl Instance {
+    /// Whether it lives in a container that is not its own.
+    pub(super) fn is_guest(&self) -> bool {
+        let plan = &self.definition.plan;
+        plan.container.existing.is_some() || (plan.tenancy.is_some() && !is_host(&self.row.id))
+    }
 }
 
 pub(super) fn damaged(what: &str, why: impl Into<String>) -> InternalError {
@@ -208,16 +222,21 @@ impl Broker {
                 let Some(row) = rows.find_instance(&wanted)? else { return Ok(None) };
                 let definition = rows.find_definition(&row.definition_hash)?;
                 let ports = rows.list_ports(&wanted)?;
-                Ok(Some((row, definition, ports)))
+                let host = match rows.find_host_of(&wanted)? {
+                    Some(host) => rows.find_instance(&host)?,
+                    None => None,
+                };
+                Ok(Some((row, definition, ports, host)))
             })
             .await?;
-        let Some((row, definition, ports)) = found else { return Ok(None) };
+        let Some((row, definition, ports, host)) = found else { return Ok(None) };
         let definition = open_definition(&self.keys, &row, definition.as_deref())?;
         Ok(Some(Instance {
             state: state_of(&row)?,
             definition: Arc::new(definition),
             private: Private::open(&self.keys, &row)?,
             ports: port_map(&ports)?,
+            host: host.map(|host| Host::open(&self.keys, &host)).transpose()?,
             row,
         }))
     }

@@ -12,11 +12,12 @@ use super::{
         Instance, Private, SealedDefinition, operation_id, parameter_environment, reserve, state_of,
     },
     last_operation::{FAILED, SUCCEEDED},
+    tenancy::is_host,
     work::Context,
 };
 use crate::{
     catalog::{Action, ContainerPort, Definition, Offer},
-    credentials::InstanceSecrets,
+    config::PortRange,
     docker::ImageStatus,
     store::{InstanceRow, OperationRow, RowError, Rows},
     telemetry::Chain,
@@ -24,7 +25,8 @@ use crate::{
 
 /// What the accepting transaction decided.
 enum Decision {
-    Launch(OperationRow),
+    /// The new operation, and that of the new shared container.
+    Launch(OperationRow, Option<Box<OperationRow>>),
     Join(String),
     Exists,
 }
@@ -54,7 +56,7 @@ impl Broker {
             Decision::Join(operation) => {
                 self.answer(operation, accepts_incomplete, Accepted::Already).await
             }
-            Decision::Launch(operation) => {
+            Decision::Launch(operation, host) => {
                 reach(Step::ProvisionAccepted);
                 tracing::info!(
                     operation.id,
@@ -63,6 +65,9 @@ impl Broker {
                     service.name = offer.service.name,
                     "provision accepted"
                 );
+                if let Some(host) = host {
+                    self.launch(*host);
+                }
                 let id = operation.id.clone();
                 self.launch(operation);
                 self.answer(id, accepts_incomplete, Accepted::Done).await
@@ -76,8 +81,14 @@ impl Broker {
         request: ProvisionRequest,
     ) -> Result<Decision, Refusal> {
         let definition = SealedDefinition::new(&self.keys, &Definition::from(offer))?;
-        let status = self.images.status(&offer.plan.container.image);
-        let ports = match (&offer.plan.container.expose_ports, &status) {
+        let container = &offer.plan.container;
+        let is_existing = container.existing.is_some();
+        let is_guest = is_existing || offer.plan.tenancy.is_some();
+        let status =
+            if is_existing { ImageStatus::Pending } else { self.images.status(&container.image) };
+        let ports = match (&container.expose_ports, &status) {
+            // They belong to the container.
+            _ if is_existing => Vec::new(),
             (stated, _) if !stated.is_empty() => stated.clone(),
             (_, ImageStatus::Ready(facts)) => facts.ports.clone(),
             // Reserved by the operation, as soon as the image says which.
@@ -85,7 +96,7 @@ impl Broker {
         };
         let unavailable = match status {
             ImageStatus::Failed(message) => Some(message),
-            ImageStatus::Pending | ImageStatus::Ready(_) => None,
+            ImageStatus::Pending | ImageStatus::Ready(_) => self.missing_container(container).await,
         };
         // A deprovision removes the directory before the row, so this is a lost or older store.
         let remains = self.has_directory(&request.instance_id.safe_name()).await?;
@@ -106,10 +117,11 @@ impl Broker {
                     request.instance_id
                 ))));
             }
-            if let Some(message) = &unavailable {
-                return Ok(Err(Refusal::ImageUnavailable(format!(
-                    "this plan cannot make new instances at the moment: {message}"
-                ))));
+            // A shared container may be there, and have room.
+            if let Some(message) = &unavailable
+                && plan.tenancy.is_none()
+            {
+                return Ok(Err(unavailable_now(message)));
             }
             // An instance that could not be made is counted already.
             if known.is_none()
@@ -118,8 +130,14 @@ impl Broker {
             {
                 return Ok(Err(refusal));
             }
+            // In a container that stays, what a failed attempt has left is found by its names.
+            let left = known.as_ref().filter(|_| is_guest);
+            let left = match left.map(|row| Private::open(&broker.keys, row)).transpose() {
+                Ok(private) => private.map(|private| private.secrets).unwrap_or_default(),
+                Err(error) => return Ok(Err(error.into())),
+            };
             let private = Private {
-                secrets: InstanceSecrets::generate(&plan),
+                secrets: left.extended_for(&plan),
                 parameters: request.parameters.clone(),
                 context: request.context.clone(),
                 dashboard_url: None,
@@ -140,7 +158,12 @@ impl Broker {
                 rows.release_ports(&row.id)?;
                 rows.update_instance(&row)?;
             }
-            broker.start_provision(rows, &row.id, &ports)
+            let host = match broker.place(rows, &row, &plan, &ports, unavailable.as_deref())? {
+                Ok(host) => host,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let ports = if plan.tenancy.is_some() { &[] } else { ports.as_slice() };
+            broker.start_provision(rows, &row.id, ports, host)
         });
         decided.await?
     }
@@ -151,18 +174,15 @@ impl Broker {
         rows: &Rows<'_>,
         id: &str,
         ports: &[ContainerPort],
+        host: Option<OperationRow>,
     ) -> Result<Result<Decision, Refusal>, RowError> {
         let range = self.limits.host_ports;
         if !reserve(rows, id, ports, range)? {
-            return Ok(Err(Refusal::CapacityReached(format!(
-                "all host ports from {} to {} are in use; delete service instances, or ask the \
-                 operator for a larger range",
-                range.first, range.last
-            ))));
+            return Ok(Err(without_ports(range)));
         }
         let operation = OperationRow::new(operation_id("provision"), "provision", id, None);
         rows.insert_operation(&operation)?;
-        Ok(Ok(Decision::Launch(operation)))
+        Ok(Ok(Decision::Launch(operation, host.map(Box::new))))
     }
 
     /// A provision of an id that is taken; `None` when it may be tried anew.
@@ -213,10 +233,10 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         let mut instance = self.get(&operation.instance_id).await?;
-        if instance.row.generation > 1 {
+        if instance.row.generation > 1 && !instance.is_guest() {
             // Another attempt after one that failed. What that has left, if it could not be undone,
             // was made with other secrets.
-            self.undo(&instance, context).await?;
+            self.undo(&instance, &operation.id, context).await?;
         }
         let polled = context.for_plan(&instance.definition.plan);
         let made = self.make(&mut instance, &operation.id, &polled).await;
@@ -226,7 +246,7 @@ impl Broker {
             Err(failure) => {
                 reach(Step::ProvisionUndoing);
                 let context = &context.renewed(self.limits.operation_timeout);
-                match self.undo(&instance, context).await {
+                match self.undo(&instance, &operation.id, context).await {
                     Err(Failure::Interrupted) => return Err(Failure::Interrupted),
                     // What is left goes with the deletion of the instance.
                     Err(Failure::Failed { public, cause }) => tracing::error!(
@@ -265,6 +285,29 @@ impl Broker {
         operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
+        if instance.is_guest() {
+            self.join(instance, context).await?;
+        } else {
+            self.make_container(instance, context).await?;
+        }
+        reach(Step::ProvisionReady);
+        // The hooks of a shared container are for who lives in it.
+        if is_host(&instance.row.id) {
+            return Ok(());
+        }
+        let printed = self.run_own_hook(Action::Provision, instance, operation_id, context).await?;
+        if let Hooked::Done(Some(printed)) = printed {
+            instance.private.dashboard_url = self.dashboard_url(instance, &printed);
+        }
+        reach(Step::ProvisionHooked);
+        Ok(())
+    }
+
+    async fn make_container(
+        &self,
+        instance: &mut Instance,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let image = self.require_image(&instance.definition, context).await?;
         reach(Step::ProvisionImage);
         self.require_ports(instance, &image).await?;
@@ -274,18 +317,19 @@ impl Broker {
             created: Some(Step::ProvisionCreated),
             started: Some(Step::ProvisionStarted),
         };
-        self.bring_up(instance, false, faults, context).await?;
-        reach(Step::ProvisionReady);
-        let printed = self.run_own_hook(Action::Provision, instance, operation_id, context).await?;
-        if let Hooked::Done(Some(printed)) = printed {
-            instance.private.dashboard_url = self.dashboard_url(instance, &printed);
-        }
-        reach(Step::ProvisionHooked);
-        Ok(())
+        self.bring_up(instance, false, faults, context).await
     }
 
     /// Takes back what this attempt made. No tenant has had access to it.
-    async fn undo(&self, instance: &Instance, context: &Context) -> Result<(), Failure> {
+    async fn undo(
+        &self,
+        instance: &Instance,
+        operation_id: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        if instance.is_guest() {
+            return self.clear_guest(instance, operation_id, context).await;
+        }
         self.remove_container(instance, context).await?;
         self.remove_directories(instance).await
     }
@@ -338,6 +382,21 @@ impl Broker {
             Err(_) => Ok(()),
         }
     }
+}
+
+/// The plan has no image or no container to make instances of.
+pub(super) fn unavailable_now(message: &str) -> Refusal {
+    Refusal::ImageUnavailable(format!(
+        "this plan cannot make new instances at the moment: {message}"
+    ))
+}
+
+pub(super) fn without_ports(range: PortRange) -> Refusal {
+    Refusal::CapacityReached(format!(
+        "all host ports from {} to {} are in use; delete service instances, or ask the operator \
+         for a larger range",
+        range.first, range.last
+    ))
 }
 
 fn new_row(

@@ -67,6 +67,7 @@ impl Broker {
         let Some(owned) = self.wait_for_docker().await else { return Ok(()) };
         self.recovery.send_replace(Recovery::Running);
         self.report_orphans(&owned).await?;
+        self.report_missing_containers().await;
         let by_name: Arc<HashMap<String, OwnedContainer>> =
             Arc::new(owned.into_iter().map(|one| (one.name.clone(), one)).collect());
         let ids = self.store.read(|rows| rows.list_instance_ids()).await?;
@@ -154,6 +155,13 @@ impl Broker {
         let name = self.container_name(&instance.row.name);
         let deadline = Instant::now() + self.limits.operation_timeout;
         let context = Context::unattended(cancel, deadline);
+        if instance.definition.plan.container.existing.is_some() {
+            return self.join_existing(&mut instance, &context).await;
+        }
+        if instance.is_guest() {
+            // Its host is an instance as well.
+            return Ok(());
+        }
         if instance.state == InstanceState::UpdateFailed {
             self.require_data(&instance).await?;
             return self.restore_after_update(&instance, &context).await;
@@ -195,14 +203,17 @@ impl Broker {
 
     /// Looks once more for an instance that could not be brought back: it may only have been slow.
     pub(super) async fn look_for(&self, id: &InstanceId) -> Result<(), InternalError> {
-        if !self.is_lost(id.as_str()) {
+        let wanted = id.to_string();
+        let host = self.store.read(move |rows| rows.find_host_of(&wanted)).await?;
+        let id = host.as_deref().unwrap_or(id.as_str());
+        if !self.is_lost(id) {
             return Ok(());
         }
-        let Some(instance) = self.find(id.as_str()).await? else { return Ok(()) };
+        let Some(instance) = self.find(id).await? else { return Ok(()) };
         let deadline = Instant::now() + SECOND_LOOK;
         let context = Context::unattended(self.stopping.child_token(), deadline);
         if self.answers(&instance, &context, SECOND_LOOK).await {
-            self.found(id.as_str());
+            self.found(id);
         }
         Ok(())
     }
@@ -258,11 +269,8 @@ impl Broker {
         let disk = self.disk.clone();
         let listed = tokio::task::spawn_blocking(move || disk.list());
         let directories = listed.await.map_err(|_| InternalError::Panic)??;
-        let names: HashSet<String> = ids
-            .iter()
-            .filter_map(|id| InstanceId::parse(id.as_str()).ok())
-            .map(|id| id.safe_name())
-            .collect();
+        let names: HashSet<String> =
+            self.store.read(|rows| rows.list_instance_names()).await?.into_iter().collect();
         for directory in directories.iter().filter(|name| !names.contains(*name)) {
             tracing::warn!(directory, "a directory has no instance; it is left alone");
         }

@@ -40,6 +40,15 @@ impl Broker {
         self.discard_stale_standby(&old, context).await?;
         let mut new = successor(&old, &target);
         let polled = context.for_plan(&target.definition.plan);
+        if old.is_guest() {
+            // Nothing of the container is the instance's.
+            self.take_ports(&mut new).await;
+            self.run_own_hook(Action::Update, &new, &operation.id, &polled).await?;
+            reach(Step::UpdateHooked);
+            self.commit_update(operation, &new, &target, context).await?;
+            reach(Step::UpdateCommitted);
+            return Ok(());
+        }
         let changed = self.change(&old, &mut new, &operation.id, &polled).await;
         match changed {
             Ok(()) => {}

@@ -155,7 +155,8 @@ impl Broker {
             return Ok(Ok(Decision::Applied));
         }
         let of_catalog = self.catalog.find_plan(&row.plan_id).map(|offer| &*offer.plan);
-        if let Err(refusal) = keeps_volumes(&current.plan, &target.definition.plan)
+        if let Err(refusal) = keeps_home(&current.plan, &target.definition.plan)
+            .and_then(|()| keeps_volumes(&current.plan, &target.definition.plan))
             .and_then(|()| keeps_hooks(&current.plan, of_catalog, &target.definition.plan))
         {
             return Ok(Err(refusal));
@@ -287,6 +288,18 @@ fn merge(known: &Map<String, Value>, given: Option<&Map<String, Value>>) -> Map<
         }
     }
     merged
+}
+
+/// An instance stays where it is: its data would not come along.
+fn keeps_home(from: &Plan, to: &Plan) -> Result<(), Refusal> {
+    let shared = from.tenancy.is_some() || to.tenancy.is_some();
+    if from.container.existing == to.container.existing && (!shared || from.id == to.id) {
+        return Ok(());
+    }
+    Err(Refusal::Unprocessable(format!(
+        "instances of plan {:?} live in another container than those of plan {:?}",
+        to.name, from.name
+    )))
 }
 
 /// Credentials that a hook has made can only be revoked by another one.

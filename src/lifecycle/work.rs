@@ -219,7 +219,7 @@ impl Broker {
         });
     }
 
-    async fn run_logged(&self, operation: &OperationRow, context: &Context) {
+    async fn run_logged(self: &Arc<Self>, operation: &OperationRow, context: &Context) {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.run(operation, context)).catch_unwind().await;
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -268,7 +268,11 @@ impl Broker {
         }
     }
 
-    async fn run(&self, operation: &OperationRow, context: &Context) -> Result<(), Failure> {
+    async fn run(
+        self: &Arc<Self>,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let id = operation.id.clone();
         let current = self.store.read(move |rows| rows.find_operation(&id)).await?;
         if current.is_none_or(|row| row.state != super::last_operation::IN_PROGRESS) {

@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     catalog::{Exchange, Plan},
     credentials::{redact, render_document_text},
-    docker::Engine,
+    docker::{Engine, Labels},
     probe::{self, Trust},
     telemetry::Chain,
 };
@@ -97,12 +97,26 @@ impl Checks<'_> {
         }
     }
 
-    async fn exec(&self, command: &[String], credentials: &Value) -> Result<(), String> {
+    /// The containers of which one serves the instance. A shared one does not say who lives in it,
+    /// but lets in nobody else.
+    async fn containers(&self) -> Result<Vec<String>, String> {
+        if let Some(name) = &self.plan.container.existing {
+            return Ok(vec![name.clone()]);
+        }
         let owned = self.engine.list_owned().await.map_err(|e| Chain(&e).to_string())?;
-        let container = owned
-            .iter()
-            .find(|one| one.running && one.labels.instance_id == self.instance_id)
-            .ok_or("its container does not run")?;
+        let shared = self.plan.tenancy.is_some();
+        let serves = |labels: &Labels| {
+            if shared {
+                labels.plan_id == self.plan.id
+            } else {
+                labels.instance_id == self.instance_id
+            }
+        };
+        let serving = owned.into_iter().filter(|one| one.running && serves(&one.labels));
+        Ok(serving.map(|one| one.name).collect())
+    }
+
+    async fn exec(&self, command: &[String], credentials: &Value) -> Result<(), String> {
         let environment: Vec<String> =
             ["hostname", "port", "username", "password", "dbname", "uri"]
                 .into_iter()
@@ -111,14 +125,17 @@ impl Checks<'_> {
                     Some(format!("BINDING_{}={value}", name.to_uppercase()))
                 })
                 .collect();
-        let ran = self.engine.exec(&container.name, command, &environment, EXEC).await;
-        let (code, output) = ran.map_err(|e| Chain(&e).to_string())?;
-        if code == 0 {
-            return Ok(());
+        let mut failed = "its container does not run".to_owned();
+        for container in self.containers().await? {
+            let ran = self.engine.exec(&container, command, &environment, EXEC).await;
+            let (code, output) = ran.map_err(|e| Chain(&e).to_string())?;
+            if code == 0 {
+                return Ok(());
+            }
+            let last = output.trim().lines().last().unwrap_or("it printed nothing");
+            failed = format!("the client command ended with exit code {code}: {last}");
         }
-        let output = output.trim();
-        let last = output.lines().last().unwrap_or("it printed nothing");
-        Err(format!("the client command ended with exit code {code}: {last}"))
+        Err(failed)
     }
 }
 

@@ -38,6 +38,13 @@ impl Rows<'_> {
         Ok(self.0.prepare_cached(&sql)?.query_row([instance, id], binding).optional()?)
     }
 
+    /// The bindings of an instance.
+    pub fn list_bindings(&self, instance: &str) -> Result<Vec<BindingRow>, RowError> {
+        let sql = format!("SELECT {COLUMNS} FROM bindings WHERE instance_id = ?1 ORDER BY id");
+        let mut statement = self.0.prepare_cached(&sql)?;
+        Ok(statement.query_map([instance], binding)?.collect::<Result<_, _>>()?)
+    }
+
     /// Adds a binding.
     pub fn insert_binding(&self, row: &BindingRow) -> Result<(), RowError> {
         let sql = "INSERT INTO bindings (instance_id, id, state, sealed, expires_at, created_at) \

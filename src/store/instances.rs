@@ -58,6 +58,12 @@ impl Rows<'_> {
         Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
+    /// Safe names of all instances.
+    pub fn list_instance_names(&self) -> Result<Vec<String>, RowError> {
+        let mut statement = self.0.prepare_cached("SELECT name FROM instances")?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
     /// Adds an instance.
     pub fn insert_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
         let sql = "INSERT INTO instances (id, name, service_id, plan_id, definition_hash, state, \
@@ -95,16 +101,21 @@ impl Rows<'_> {
         self.delete_unused_definitions()
     }
 
-    /// How many instances there are, of one plan or of all.
+    /// How many instances there are, of one plan or of all, without hosts.
     pub fn count_instances(&self, plan_id: Option<&str>) -> Result<u64, RowError> {
         let count: i64 = match plan_id {
             Some(plan) => self
                 .0
-                .prepare_cached("SELECT count(*) FROM instances WHERE plan_id = ?1")?
+                .prepare_cached(
+                    "SELECT count(*) FROM instances WHERE plan_id = ?1 \
+                     AND id NOT IN (SELECT instance_id FROM hosts)",
+                )?
                 .query_row([plan], |row| row.get(0))?,
             None => self
                 .0
-                .prepare_cached("SELECT count(*) FROM instances")?
+                .prepare_cached(
+                    "SELECT (SELECT count(*) FROM instances) - (SELECT count(*) FROM hosts)",
+                )?
                 .query_row([], |row| row.get(0))?,
         };
         Ok(u64::try_from(count).unwrap_or(0))
@@ -112,7 +123,9 @@ impl Rows<'_> {
 
     /// Plan ids in use, with how many instances each has.
     pub fn count_instances_by_plan(&self) -> Result<Vec<(String, u64)>, RowError> {
-        let sql = "SELECT plan_id, count(*) FROM instances GROUP BY plan_id ORDER BY plan_id";
+        let sql = "SELECT plan_id, count(*) FROM instances \
+                   WHERE id NOT IN (SELECT instance_id FROM hosts) \
+                   GROUP BY plan_id ORDER BY plan_id";
         let mut statement = self.0.prepare_cached(sql)?;
         let rows = statement.query_map([], |row| {
             Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))

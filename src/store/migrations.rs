@@ -81,6 +81,16 @@ const MIGRATIONS: [&str; 1] = [
         WHERE state = 'in progress' AND binding_id IS NULL;
     CREATE UNIQUE INDEX operations_running_on_bindings ON operations (instance_id, binding_id)
         WHERE state = 'in progress' AND binding_id IS NOT NULL;
+
+    -- Shared containers: instances of which no platform knows, and whoever lives in them.
+    CREATE TABLE hosts (
+        instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE tenants (
+        instance_id TEXT PRIMARY KEY REFERENCES instances (id) ON DELETE CASCADE,
+        host_id     TEXT NOT NULL REFERENCES hosts (instance_id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tenants_by_host ON tenants (host_id);
     ",
 ];
 

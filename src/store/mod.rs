@@ -19,6 +19,7 @@
 //! are stored sealed (`credentials::Keyring`); this room never sees them in clear.
 
 mod bindings;
+mod hosts;
 mod instances;
 mod migrations;
 mod operations;
@@ -92,7 +93,7 @@ pub enum StoreError {
 /// The rows, as seen inside one transaction.
 ///
 /// Its methods are the only SQL of the broker, each a small named function; see `instances.rs`,
-/// `bindings.rs`, `operations.rs` and `ports.rs`.
+/// `hosts.rs`, `bindings.rs`, `operations.rs` and `ports.rs`.
 #[derive(Debug)]
 pub struct Rows<'a>(&'a Connection);
 

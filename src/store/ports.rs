@@ -53,10 +53,11 @@ impl Rows<'_> {
             .optional()?)
     }
 
-    /// The ports of an instance.
+    /// The ports of an instance: those of the container that it is in.
     pub fn list_ports(&self, instance: &str) -> Result<Vec<PortRow>, RowError> {
         let sql = "SELECT protocol, port, container_port FROM host_ports \
-                   WHERE instance_id = ?1 ORDER BY port";
+                   WHERE instance_id = \
+                   coalesce((SELECT host_id FROM tenants WHERE instance_id = ?1), ?1) ORDER BY port";
         let mut statement = self.0.prepare_cached(sql)?;
         let rows = statement.query_map([instance], |row| {
             Ok(PortRow { protocol: row.get(0)?, port: row.get(1)?, container_port: row.get(2)? })

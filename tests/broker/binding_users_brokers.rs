@@ -21,7 +21,7 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// A request to the management API of a rabbitmq.
-async fn api(
+pub(crate) async fn api(
     credentials: &Value,
     method: Method,
     path: &str,

@@ -212,7 +212,6 @@ fn each_mistake_in_a_container_is_named_with_its_place_and_what_would_be_right()
         "/services/0/plans/0/container",
         vec![
             ("/backend", json!("podman"), "backend", "only \"docker\" exists"),
-            ("/existing", json!("c1"), "existing", "is not supported"),
             ("/image", Value::Null, "image", "is missing"),
             ("/image", json!("Redis"), "image", "\"Redis\""),
             ("/image", json!("redis:6"), "image", "tag \"6\" while the key tag says \"7\""),
@@ -332,6 +331,51 @@ fn what_has_no_effect_or_looks_mistaken_is_a_warning_with_a_hint() {
             ("/syslog_drain_port", json!("53/udp"), "syslog_drain_port", "requires: [syslog"),
         ],
     );
+}
+
+#[test]
+fn an_existing_container_goes_with_nothing_that_would_make_one() {
+    let mut document = good();
+    set(&mut document, "/services/0/plans/0/container", json!({"existing": "c1"}));
+    let credentials = "/services/0/plans/0/credentials";
+    set(&mut document, &format!("{credentials}/password"), json!({"value": "p"}));
+    assert_eq!(problems(&document), []);
+    for (pointer, value, path, says) in [
+        ("container/existing", json!("-c1"), "container.existing", "the name of a container"),
+        ("container/image", json!("redis"), "container.existing", "makes a container, as image"),
+        ("container/limits", json!({}), "container.existing", "as limits would"),
+        ("container/hardening", json!({}), "container.existing", "as hardening would"),
+        ("container/cpus", json!(1), "container.cpus", "is not known"),
+        ("credentials/dbname", json!({"key": "D"}), "credentials.dbname", "needs its value"),
+        ("parameters", json!({"a": "A"}), "parameters", "have no effect on a container"),
+    ] {
+        let mut document = document.clone();
+        set(&mut document, &format!("/services/0/plans/0/{pointer}"), value);
+        let found = problems(&document);
+        let [problem] = found.as_slice() else { panic!("{pointer}: {found:?}") };
+        assert_eq!(problem.path, format!("services[0].plans[0].{path}"));
+        assert!(problem.message.contains(says), "{problem}");
+    }
+}
+
+#[test]
+fn static_credentials_name_published_ports_and_exclude_a_template() {
+    for (pointer, value, path, says) in [
+        ("static", json!({"a": ["$PORT_53", "$PORT_6380"]}), "static", "$PORT_6380"),
+        ("static", json!({"a": "{{#if"}), "static", "cannot be rendered"),
+        ("static", json!(["a"]), "static", "must be a mapping"),
+        ("template", json!({"a": "b"}), "static", "and template are two documents"),
+    ] {
+        let mut document = good();
+        let credentials = "/services/0/plans/0/credentials";
+        set(&mut document, &format!("{credentials}/static"), json!({"a": "$HOST:$PORT"}));
+        assert_eq!(problems(&document), []);
+        set(&mut document, &format!("{credentials}/{pointer}"), value);
+        let found = problems(&document);
+        let [problem] = found.as_slice() else { panic!("{pointer}: {found:?}") };
+        assert_eq!(problem.path, format!("services[0].plans[0].credentials.{path}"));
+        assert!(problem.message.contains(says), "{problem}");
+    }
 }
 
 #[test]

@@ -183,5 +183,5 @@ async fn etcd35_stores_and_returns_a_key() {
 fn every_shipped_file_is_good_and_all_of_them_go_together() {
     let (catalog, problems) = docker_broker::config::load_services(&[service_file("op-*.yml")]);
     assert_eq!(problems, []);
-    assert_eq!(catalog.unwrap().services().len(), 16);
+    assert_eq!(catalog.unwrap().services().len(), 19);
 }
