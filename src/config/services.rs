@@ -292,6 +292,10 @@ fn check_existing(node: &Node<'_>, plan: &Plan) {
 
 /// Checks within TLS are for plans that have it.
 fn check_tls(node: &Node<'_>, plan: &Plan) {
+    let other = plan.container.existing.is_some() || plan.tenancy.is_some();
+    if plan.tls.is_some() && other {
+        node.error("tls", "is for containers of one instance, which the broker makes");
+    }
     let ready = match &plan.container.readiness.check {
         ReadinessCheck::Exchange(exchange) => exchange.tls,
         _ => false,

@@ -140,6 +140,7 @@ impl Broker {
             context: Value::Null,
             dashboard_url: None,
             former_plans: Vec::new(),
+            tls: false,
         };
         Ok(InstanceRow {
             definition_hash: tenant.definition_hash.clone(),
