@@ -359,6 +359,32 @@ fn an_existing_container_goes_with_nothing_that_would_make_one() {
 }
 
 #[test]
+fn a_shared_container_needs_hooks_and_a_limit_and_takes_no_environment_of_developers() {
+    let mut document = good();
+    let plan = "/services/0/plans/0";
+    set(&mut document, &format!("{plan}/tenancy"), json!("shared"));
+    set(&mut document, &format!("{plan}/max_instances_per_container"), json!(5));
+    set(&mut document, &format!("{plan}/lifecycle"), json!({"provision": "a", "deprovision": "b"}));
+    assert_eq!(problems(&document), []);
+    for (pointer, value, path, says) in [
+        ("tenancy", json!("alone"), "tenancy", "must be shared or dedicated"),
+        ("tenancy", json!("dedicated"), "max_instances_per_container", "needs tenancy: shared"),
+        ("max_instances_per_container", Value::Null, "max_instances_per_container", "is missing"),
+        ("max_instances_per_container", json!(0), "max_instances_per_container", "from 1 to"),
+        ("lifecycle/deprovision", Value::Null, "lifecycle", "needs provision and deprovision"),
+        ("parameters", json!({"a": "A"}), "parameters", "become no environment"),
+        ("maintenance_info", json!({"version": "1.0.0"}), "maintenance_info", "no instance has"),
+    ] {
+        let mut document = document.clone();
+        set(&mut document, &format!("{plan}/{pointer}"), value);
+        let found = problems(&document);
+        let named = found.iter().find(|one| one.path == format!("services[0].plans[0].{path}"));
+        let problem = named.unwrap_or_else(|| panic!("{pointer}: {found:?}"));
+        assert!(problem.message.contains(says), "{problem}");
+    }
+}
+
+#[test]
 fn static_credentials_name_published_ports_and_exclude_a_template() {
     for (pointer, value, path, says) in [
         ("static", json!({"a": ["$PORT_53", "$PORT_6380"]}), "static", "$PORT_6380"),
