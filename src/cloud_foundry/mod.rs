@@ -1,7 +1,7 @@
 //! The registrar: makes the broker's services appear in a Cloud Foundry marketplace, and disappear.
 //!
 //! Owns the client of UAA and of the Cloud Controller's v3 API (v2 is never used) and the way from
-//! what is to what should be: [`plan`] is pure, [`register`] and [`deregister`] carry it out and
+//! what is to what should be: `plan` is pure, `register` and `deregister` carry it out and
 //! write the transcript. Shares nothing with the broker's own rooms. Invariants: no secret is
 //! written anywhere; a second run changes nothing; access is taken from nobody unless asked.
 
