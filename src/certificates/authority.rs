@@ -131,7 +131,7 @@ impl Authority {
     /// with a new key (ECDSA P-256). It does not outlive the CA.
     ///
     /// # Errors
-    /// [`IssueError`] if a name cannot be in a certificate, or the CA has expired.
+    /// `IssueError` if a name cannot be in a certificate, or the CA has expired.
     pub fn issue(
         &self,
         names: &[String],
