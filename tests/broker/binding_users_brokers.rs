@@ -14,7 +14,7 @@ use crate::{
         bind, environment, hooks_can_be_repeated, instance_of, restart, rotates_without_a_gap,
         text, with_password_of,
     },
-    support::{Amqp, Client, PATIENCE, Reply, TestBroker, eventually},
+    support::{Amqp, Client, Issued, PATIENCE, Reply, TestBroker, eventually},
 };
 
 /// Longest time for an answer of the management API.
@@ -38,6 +38,7 @@ pub(crate) async fn api(
         password: password.to_owned(),
         service_id: String::new(),
         plan_id: String::new(),
+        issued: Issued::default(),
     };
     let authorization = client.authorization();
     let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Client, PATIENCE, Redis, TestBroker, docker_ok, in_image, service_file};
+use crate::support::{Client, Issued, PATIENCE, Redis, TestBroker, docker_ok, in_image, service_file};
 
 /// A broker with one shipped service, an instance `s1` of its first plan, and a binding's
 /// credentials.
@@ -120,6 +120,7 @@ async fn rabbitmq4_speaks_amqp_and_knows_its_user() {
         password: text(&credentials, "password").to_owned(),
         service_id: String::new(),
         plan_id: String::new(),
+        issued: Issued::default(),
     };
     let authorization = management.authorization();
     let whoami = crate::support::eventually("the management API", async || {
@@ -167,6 +168,7 @@ async fn etcd35_stores_and_returns_a_key() {
         password: String::new(),
         service_id: String::new(),
         plan_id: String::new(),
+        issued: Issued::default(),
     };
     let encoded = |text: &str| BASE64_STANDARD.encode(text);
     let ask = async |path: &str, body: Value| {

@@ -17,7 +17,7 @@ use rand::Rng;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Client, PATIENCE, REDIS, eventually, redis_yaml, remove_labelled, unique};
+use super::{Client, Issued, PATIENCE, REDIS, eventually, redis_yaml, remove_labelled, unique};
 
 /// How to start a broker.
 #[derive(Debug, Clone)]
@@ -142,6 +142,7 @@ impl Builder {
                 password: unique("pw-"),
                 service_id: String::new(),
                 plan_id: String::new(),
+                issued: Issued::default(),
             },
         };
         (broker.client.service_id, broker.client.plan_id) = broker.builder.ids.clone();
@@ -343,6 +344,9 @@ impl Drop for TestBroker {
         self.kill();
         if self.builder.namespace.is_none() {
             remove_labelled(self.name());
+        }
+        if !std::thread::panicking() {
+            assert_eq!(self.client.issued.find_in(&self.log_text()), None, "a secret in the log");
         }
     }
 }

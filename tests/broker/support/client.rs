@@ -1,5 +1,10 @@
 //! An OSB platform in a few lines.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -49,6 +54,39 @@ impl Reply {
     }
 }
 
+/// Every secret that a broker has handed out: none may be in its log or in an error.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Issued(Arc<Mutex<BTreeSet<String>>>);
+
+impl Issued {
+    /// Shorter values may stand in innocent text.
+    const CHARACTERS: usize = 16;
+    /// Entries of credentials that are no secrets.
+    const OPEN: [&str; 8] =
+        ["host", "hostname", "port", "ports", "username", "dbname", "ca_certificate", "vhost"];
+
+    fn take(&self, credentials: &Value) {
+        match credentials {
+            Value::String(text) if text.len() >= Self::CHARACTERS => {
+                self.0.lock().expect("no holder panics").insert(text.clone());
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.take(item)),
+            Value::Object(map) => map
+                .iter()
+                .filter(|(name, _)| !Self::OPEN.contains(&name.as_str()))
+                .for_each(|(_, value)| self.take(value)),
+            _ => {}
+        }
+    }
+
+    /// The first line of `text` with a secret in it.
+    pub(crate) fn find_in(&self, text: &str) -> Option<String> {
+        let secrets = self.0.lock().expect("no holder panics");
+        let mut lines = text.lines();
+        lines.find(|line| secrets.iter().any(|one| line.contains(one))).map(str::to_owned)
+    }
+}
+
 /// Talks to one broker with its credentials.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -59,6 +97,7 @@ pub(crate) struct Client {
     /// Service and plan that requests are about.
     pub(crate) service_id: String,
     pub(crate) plan_id: String,
+    pub(crate) issued: Issued,
 }
 
 impl Client {
@@ -89,7 +128,14 @@ impl Client {
         };
         let reply = tokio::time::timeout(PATIENCE, exchange).await;
         connection.abort();
-        reply.map_err(|_| "no answer in time".to_owned())?
+        let reply: Reply = reply.map_err(|_| "no answer in time".to_owned())??;
+        if let Ok(document) = serde_json::from_slice::<Value>(&reply.bytes) {
+            if reply.status >= 400 {
+                assert_eq!(self.issued.find_in(&document.to_string()), None, "a secret in an error");
+            }
+            self.issued.take(&document["credentials"]);
+        }
+        Ok(reply)
     }
 
     /// The `Authorization` header.

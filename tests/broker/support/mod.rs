@@ -20,7 +20,7 @@ mod tls;
 
 pub(crate) use amqp::Amqp;
 pub(crate) use broker::{Builder, TestBroker, reserve_ports};
-pub(crate) use client::{Client, Reply};
+pub(crate) use client::{Client, Issued, Reply};
 pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platform, Tls};
 pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
