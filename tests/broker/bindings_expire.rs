@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{HOOKED, TestBroker, docker_ok, eventually, hooked_yaml, users};
 
-const LIFETIME: &str = "    binding_lifetime: 3s\n";
+const LIFETIME: &str = "    binding_lifetime: 6s\n";
 
 async fn broker() -> TestBroker {
     let yaml = hooked_yaml("30s", LIFETIME);
@@ -48,7 +48,8 @@ async fn what_expires_while_the_broker_is_away_is_revoked_when_it_is_back() {
     let mut broker = broker().await;
     broker.client.bind("i", "b").await.expect(201);
     broker.kill();
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    // Its time has to pass.
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
     assert_eq!(users(&broker, "i").len(), 1);
     broker.launch().await;
     broker.ready().await;
