@@ -7,7 +7,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Client, Issued, PATIENCE, Redis, TestBroker, docker_ok, in_image, service_file};
+use crate::support::{
+    Client, Issued, PATIENCE, Redis, TestBroker, docker_ok, in_image, service_file,
+};
 
 /// A broker with one shipped service, an instance `s1` of its first plan, and a binding's
 /// credentials.

@@ -124,14 +124,18 @@ impl Client {
             let response = sender.send_request(request).await.map_err(|e| say(&e))?;
             let (parts, body) = response.into_parts();
             let bytes = body.collect().await.map_err(|e| say(&e))?.to_bytes();
-            Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, bytes })
+            Ok::<_, String>(Reply { status: parts.status.as_u16(), headers: parts.headers, bytes })
         };
         let reply = tokio::time::timeout(PATIENCE, exchange).await;
         connection.abort();
         let reply: Reply = reply.map_err(|_| "no answer in time".to_owned())??;
         if let Ok(document) = serde_json::from_slice::<Value>(&reply.bytes) {
             if reply.status >= 400 {
-                assert_eq!(self.issued.find_in(&document.to_string()), None, "a secret in an error");
+                assert_eq!(
+                    self.issued.find_in(&document.to_string()),
+                    None,
+                    "a secret in an error"
+                );
             }
             self.issued.take(&document["credentials"]);
         }
