@@ -71,6 +71,15 @@ fn options_of_the_engine_that_are_no_pairs_are_named() {
 }
 
 #[test]
+fn limits_that_are_no_numbers_are_named() {
+    for wrong in ["nofile=abc", "nofile=", "nofile=1024:", "nofile=1k", "nofile=1:2:3", "nofile=-2"]
+    {
+        let message = format!("Property 'default_ulimits': \"{wrong}\" must have whole numbers");
+        template_says("docker", &json!({ "default_ulimits": [wrong] }), &message);
+    }
+}
+
+#[test]
 fn a_registry_that_is_no_host_or_has_no_certificate_is_named() -> anyhow::Result<()> {
     let (pem, _) = certificate();
     for (host, certificate, message) in [
