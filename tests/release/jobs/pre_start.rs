@@ -7,7 +7,11 @@ use super::{certificate, sandbox::Sandbox};
 /// An engine that knows `--validate`, and says this.
 const ENGINE: &str = "#!/bin/bash
 case $1 in
-  --help) echo '      --validate   Validate daemon configuration and exit' ;;
+  --help)
+    echo '      --validate   Validate daemon configuration and exit'
+    # More than a pipe holds: whoever reads has to read on.
+    seq 100000
+    ;;
   --validate)
     [ -e \"$3\" ] || exit 9
     grep -q '\"log-level\": \"info\"' \"$3\" && exit
@@ -90,6 +94,17 @@ fn certificates_have_to_be_certificates() -> anyhow::Result<()> {
 
 #[test]
 fn what_the_engine_would_not_start_with_is_said_in_its_words() -> anyhow::Result<()> {
+#[test]
+fn a_private_key_has_to_be_that_of_its_certificate() -> anyhow::Result<()> {
+    let ((pem, _), (_, other_key)) = (certificate(), certificate());
+    let properties = json!({
+        "tcp_address": "0.0.0.0", "tls_cacert": pem, "tls_cert": pem, "tls_key": other_key,
+    });
+    let said = refused(&sandbox(&properties)?);
+    assert!(said.contains("tls_key is not the private key of tls_cert"), "{said}");
+    Ok(())
+}
+
     let said = refused(&sandbox(&json!({"log_level": "loud"}))?);
     let message = "a property of the job docker is not what dockerd accepts: unable to configure \
                    the Docker daemon with file daemon.json: invalid logging level\n";
