@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     thread::{self, JoinHandle},
@@ -54,7 +54,7 @@ impl Sandbox {
                 // This machine may have an engine of its own there.
                 let text =
                     text.replace("exec_root=/run/docker\n", &format!("exec_root={here}/exec\n"));
-                ensure!(!text.contains("=/run/"), "{:?} uses this machine's /run", file.path());
+                ensure!(!text.contains("=/run/"), "{} uses this /run", file.path().display());
                 let copy = sandbox.path("jobs").join(job).join(name).join(file.file_name());
                 executable(&copy, &text)?;
             }
@@ -85,7 +85,11 @@ impl Sandbox {
     pub(super) fn act(&self, name: &str, arguments: &[&str], text: &str) -> anyhow::Result<Actor> {
         self.program(name, &format!("#!/bin/bash\n{text}"))?;
         let program = self.path("packages").join(self.job).join("bin").join(name);
-        let mut process = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn()?;
+        let mut process = Command::new(program)
+            .args(arguments)
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()?;
         let output = process.stdout.take().context("its output is piped")?;
         let pid = process.id().to_string();
         let end = Some(thread::spawn(move || process.wait()));
@@ -147,10 +151,9 @@ impl Actor {
 
 impl Drop for Actor {
     fn drop(&mut self) {
-        if runs(&self.pid) {
-            let killed = Command::new("kill").args(["-KILL", &self.pid]).status();
-            assert!(killed.is_ok(), "process {} is left", self.pid);
-        }
+        // With its children; it fails if all have ended.
+        let group = format!("-{}", self.pid);
+        drop(Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status());
         drop(self.end.take().map(JoinHandle::join));
     }
 }

@@ -23,7 +23,7 @@ fn drain_ends_the_containers_of_a_dockerd_that_is_gone() -> anyhow::Result<()> {
     let shim = vm.act(
         "containerd-shim-runc-v2",
         &["-address", &socket],
-        "tail -f /dev/null > /dev/null & echo $!\nwait\ntail -f /dev/null > /dev/null\n",
+        "tail -f /dev/null > /dev/null & echo $!\nwait\nexec tail -f /dev/null > /dev/null\n",
     )?;
     assert!(runs(&shim.said));
     assert_eq!(vm.run("drain", &SHUTDOWN, &[]), "0\n");
