@@ -213,7 +213,7 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
             .unwrap_or(0),
         fetch_images: node.boolean("fetch_images").unwrap_or(true),
         pull: node.parsed("pull", parse_pull),
-        images_directory: node.string("images_directory").map(PathBuf::from),
+        images_directory: images_directory(node),
         max_parallel_pulls: count(node, "max_parallel_pulls", 64).unwrap_or(3),
         max_parallel_starts: count(node, "max_parallel_starts", 256).unwrap_or(8),
         instances_per_network: count(node, "instances_per_network", 1000).unwrap_or(1000),
@@ -229,6 +229,18 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
             .unwrap_or_default(),
         log_level: log_level(node, over),
     }
+}
+
+/// It is looked at again at every start; whoever names a wrong one learns it before.
+fn images_directory(node: &Node<'_>) -> Option<PathBuf> {
+    let directory = node.string("images_directory").map(PathBuf::from)?;
+    if let Err(error) = std::fs::read_dir(&directory) {
+        node.error(
+            "images_directory",
+            format!("{} is not a readable directory: {error}", directory.display()),
+        );
+    }
+    Some(directory)
 }
 
 fn docker_url(node: &Node<'_>, over: &Overrides) -> String {

@@ -291,6 +291,12 @@ fn each_mistake_in_the_settings_is_named_with_its_place_and_what_would_be_right(
             ("/log_format", json!("xml"), "log_format", "\"xml\"; it must be text or json"),
             ("/log_level", json!("broker=nonsense"), "log_level", "is not understood"),
             ("/pull", json!("x"), "pull", "must be always, missing or never"),
+            (
+                "/images_directory",
+                json!("/no/such"),
+                "images_directory",
+                "/no/such is not a readable directory",
+            ),
             ("/fetch_images", json!("x"), "fetch_images", "must be true or false"),
             ("/registries", json!([{}]), "registries[0].host", "is missing"),
             ("/registries", json!([{"host": "https://r"}]), "registries[0].host", "a scheme"),

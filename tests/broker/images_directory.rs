@@ -47,11 +47,18 @@ async fn tarballs_are_loaded_at_the_start_and_a_broken_one_keeps_nothing_else_fr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_images_directory_that_is_missing_is_reported_and_the_rest_works() {
-    let builder = TestBroker::builder().setting("images_directory: /no/such/directory");
-    let broker = offering(builder, &[("plan", "busybox:1", "")]).start().await;
-    logged(&broker, "cannot load images", "error", "/no/such/directory").await;
-    provision(&broker, "plan", "i1").await.expect(201);
+async fn an_images_directory_that_goes_away_after_the_start_is_only_reported() {
+    let mut daemon = Daemon::start().await;
+    daemon.stop();
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().display().to_string();
+    let builder = daemon.broker().setting(format!("images_directory: {place}"));
+    let broker = offering(builder, &[("plan", "busybox:1", "pull: never")]).start_unready().await;
+    logged(&broker, "recovery waits for the Docker engine", "error", "cannot be reached").await;
+    drop(directory);
+    daemon.start_again().await;
+    broker.ready().await;
+    logged(&broker, "cannot load images", "error", &place).await;
 }
 
 #[test]

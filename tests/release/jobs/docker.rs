@@ -92,6 +92,19 @@ fn every_property_of_the_engine_reaches_its_configuration() {
 }
 
 #[test]
+fn containers_may_be_given_no_limit() {
+    let daemon =
+        daemon(&json!({"default_ulimits": ["memlock=unlimited", "core=0:unlimited", "cpu=9:-1"]}));
+    let limits = |name: &str| {
+        [&daemon["default-ulimits"][name]["Soft"], &daemon["default-ulimits"][name]["Hard"]]
+            .map(|limit| limit.as_i64())
+    };
+    assert_eq!(limits("memlock"), [Some(-1), Some(-1)]);
+    assert_eq!(limits("core"), [Some(0), Some(-1)]);
+    assert_eq!(limits("cpu"), [Some(9), Some(-1)]);
+}
+
+#[test]
 fn what_is_not_given_is_left_to_the_engine() {
     let daemon = daemon(&json!({}));
     let keys = ["bridge", "bip", "fixed-cidr-v6", "default-gateway", "default-gateway-v6", "mtu"];

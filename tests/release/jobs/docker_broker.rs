@@ -29,13 +29,13 @@ fn without_a_certificate_the_api_is_plain_on_all_addresses() {
 fn with_a_certificate_the_api_is_https_and_plain_http_stays_on_the_vm() {
     let (certificate, key) = certificate();
     let rendered = render(&json!({
-        "tls": {"certificate": certificate, "private_key": key}, "port": 443, "loopback_port": 7777,
+        "tls": {"certificate": certificate, "private_key": key}, "port": 8443, "loopback_port": 7777,
     }));
     let settings = settings_of(&rendered);
     assert_eq!(settings["listen_address"], "127.0.0.1");
     assert_eq!(settings["port"], 7777);
     assert_eq!(settings["tls"]["listen_address"], "0.0.0.0");
-    assert_eq!(settings["tls"]["port"], 443);
+    assert_eq!(settings["tls"]["port"], 8443);
     for (setting, name, pem) in
         [("certificate", "certificate.pem", certificate), ("private_key", "private_key.pem", key)]
     {

@@ -11,6 +11,7 @@ mod sandbox;
 mod sanity_test;
 mod scripts;
 mod secrets;
+mod stop;
 
 use serde_json::{Value, json};
 

@@ -1,13 +1,19 @@
-//! pre-start of job docker: each mistake is one sentence on standard error.
+//! pre-start of both jobs: each mistake is one sentence on standard error.
+
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{certificate, sandbox::Sandbox};
+use super::{broker_properties, certificate, sandbox::Sandbox, with};
 
 /// An engine that knows `--validate`, and says this.
 const ENGINE: &str = "#!/bin/bash
 case $1 in
-  --help) echo '      --validate   Validate daemon configuration and exit' ;;
+  --help)
+    echo '      --validate   Validate daemon configuration and exit'
+    # More than a pipe holds: whoever reads has to read on.
+    seq 100000
+    ;;
   --validate)
     [ -e \"$3\" ] || exit 9
     grep -q '\"log-level\": \"info\"' \"$3\" && exit
@@ -81,10 +87,21 @@ fn certificates_have_to_be_certificates() -> anyhow::Result<()> {
         ("tls_cert", "tls_cert is not a certificate in PEM"),
         ("tls_key", "tls_key is not a private key in PEM"),
     ] {
-        let properties = super::with(all.clone(), &json!({ name: "nonsense" }));
+        let properties = with(all.clone(), &json!({ name: "nonsense" }));
         let said = refused(&sandbox(&properties)?);
         assert!(said.contains(message), "{said}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_private_key_has_to_be_that_of_its_certificate() -> anyhow::Result<()> {
+    let ((pem, _), (_, other_key)) = (certificate(), certificate());
+    let properties = json!({
+        "tcp_address": "0.0.0.0", "tls_cacert": pem, "tls_cert": pem, "tls_key": other_key,
+    });
+    let said = refused(&sandbox(&properties)?);
+    assert!(said.contains("tls_key is not the private key of tls_cert"), "{said}");
     Ok(())
 }
 
@@ -102,5 +119,52 @@ fn an_engine_that_cannot_check_is_believed() -> anyhow::Result<()> {
     let sandbox = sandbox(&json!({"log_level": "loud"}))?;
     sandbox.program("dockerd", "#!/bin/bash\n[ \"$1\" = --help ]\n")?;
     assert_eq!(sandbox.run("pre-start", &[], &[]), "");
+    Ok(())
+}
+
+/// What pre-start of job docker-broker says. It never passes here: there is no persistent disk.
+fn broker_refuses(properties: &Value) -> anyhow::Result<String> {
+    Ok(refused(&Sandbox::of("docker-broker", &with(broker_properties(), properties))?))
+}
+
+const NO_DISK: &str = "is not a persistent disk";
+
+#[test]
+fn the_broker_is_given_no_port_that_only_root_may_listen_on() -> anyhow::Result<()> {
+    let (pem, key) = certificate();
+    let tls = json!({"certificate": pem, "private_key": key});
+    for (properties, message) in [
+        // Refused wherever the kernel draws the line.
+        (json!({"port": 0}), "port is 0; the broker is not root"),
+        (json!({"port": "00"}), "port is 00; the broker is not root"),
+        (json!({"tls": tls, "loopback_port": 0}), "loopback_port is 0; the broker is not root"),
+        (json!({"loopback_port": 0}), NO_DISK),
+        (json!({"port": 1024}), NO_DISK),
+        (json!({"port": "http"}), NO_DISK),
+    ] {
+        let said = broker_refuses(&properties)?;
+        assert!(said.contains(message), "{properties}: {said}");
+    }
+    let lowest = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?;
+    let expected = if lowest.trim() == "0" { NO_DISK } else { "take one from 1024 to 65535" };
+    let said = broker_refuses(&json!({"port": 1}))?;
+    assert!(said.contains(expected), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_deploy_learns_at_once_of_a_ready_timeout_that_post_start_would_refuse() -> anyhow::Result<()> {
+    let passes = ["90s", "5m", "1h", "300", "500ms", "5 m", "1d"];
+    for given in passes.into_iter().chain(["soon", "", "5 minutes", "-5m", "1.5h", "m"]) {
+        let said = broker_refuses(&json!({"ready_timeout": given}))?;
+        let accepted = said.contains(NO_DISK);
+        assert_eq!(accepted, passes.contains(&given), "{given:?}: {said}");
+        assert!(accepted || said.contains("ready_timeout is"), "{given:?}: {said}");
+        let wait = Command::new(env!("CARGO_BIN_EXE_docker-broker"))
+            .args(["wait", "--config", "/no/such", &format!("--timeout={given}")])
+            .output()?;
+        // 2: the command line is wrong; 78: the file is not there.
+        assert_eq!(wait.status.code(), Some(if accepted { 78 } else { 2 }), "{given:?}: {wait:?}");
+    }
     Ok(())
 }

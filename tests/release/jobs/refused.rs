@@ -71,6 +71,15 @@ fn options_of_the_engine_that_are_no_pairs_are_named() {
 }
 
 #[test]
+fn limits_that_are_no_numbers_are_named() {
+    for wrong in ["nofile=abc", "nofile=", "nofile=1024:", "nofile=1k", "nofile=1:2:3", "nofile=-2"]
+    {
+        let message = format!("Property 'default_ulimits': \"{wrong}\" must have whole numbers");
+        template_says("docker", &json!({ "default_ulimits": [wrong] }), &message);
+    }
+}
+
+#[test]
 fn a_registry_that_is_no_host_or_has_no_certificate_is_named() -> anyhow::Result<()> {
     let (pem, _) = certificate();
     for (host, certificate, message) in [
@@ -91,12 +100,13 @@ fn a_registry_that_is_no_host_or_has_no_certificate_is_named() -> anyhow::Result
 #[test]
 fn good_settings_are_accepted_by_the_broker() {
     let (certificate, key) = certificate();
+    let images = tempfile::tempdir().expect("a directory");
     let all = with(
         broker_properties(),
         &json!({
             "tls": {"certificate": certificate, "private_key": key},
             "registries": [{"host": "r:5000", "username": "u", "password": "12345"}],
-            "images_directory": "/var/vcap/packages/images", "pull": "never",
+            "images_directory": images.path(), "pull": "never",
             "binding_host": "services.example.com", "max_containers": "20",
         }),
     );
@@ -124,6 +134,7 @@ fn a_wrong_property_is_named_by_the_broker() {
         (json!({"host_ports": "many"}), "host_ports: \"many\" is not a range"),
         (json!({"docker_url": "docker"}), "docker_url: is \"docker\"; it must begin with unix://"),
         (json!({"pull": "sometimes"}), "pull: "),
+        (json!({"images_directory": "/no/such"}), "images_directory: /no/such is not a readable"),
         (json!({"operation_timeout": "soon"}), "operation_timeout: "),
         (json!({"instances_per_network": 5000}), "instances_per_network: "),
         (json!({"log_level": "docker_broker=loud"}), "log_level: "),

@@ -4,7 +4,8 @@
 //! files, but for drain's, which is read to its end. An agent unmonitors all processes before drain
 //! and then stops them through monit. The monit of a stemcell (5.2.5) runs the stop program of a
 //! process that is not monitored, Debian's (5.33) does not; and to monitor them again first would
-//! start what drain has ended. So [`Agent::stop`] runs the stop programs as monit would.
+//! start what drain has ended. So [`Agent::stop`] runs the stop programs as monit would: only of
+//! processes that run.
 
 use std::{
     process::{Command, Stdio},
@@ -199,7 +200,9 @@ impl<'a> Agent<'a> {
     /// Stops what drain has left, one job after the other, with the environment of monit's children.
     pub(crate) fn stop(&self) {
         for job in &self.jobs {
-            if let Some((program, seconds)) = job.stop_program() {
+            if let Some((program, seconds)) = job.stop_program()
+                && self.runs(&job.pid_file())
+            {
                 let stopped = self.machine.attempt(&format!(
                     "cd /etc/sv/monit && \
                      exec env -i PATH=/bin:/usr/bin:/sbin:/usr/sbin timeout {seconds} {program}"
@@ -207,6 +210,11 @@ impl<'a> Agent<'a> {
                 assert!(stopped.status.success(), "{program}: {}", text(&stopped));
             }
         }
+    }
+
+    /// Whether a pid file names a process: monit asks no more, and has nothing to stop otherwise.
+    fn runs(&self, pid_file: &str) -> bool {
+        self.machine.attempt(&format!("kill -0 \"$(cat {pid_file})\"")).status.success()
     }
 
     /// The disk must let go within a few tries, one second apart.

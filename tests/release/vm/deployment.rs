@@ -32,6 +32,13 @@ impl Job {
         let seconds = timeout.split_whitespace().find_map(|word| word.parse().ok())?;
         Some((program.to_owned(), seconds))
     }
+
+    /// Where monit finds the process of the job.
+    pub(crate) fn pid_file(&self) -> String {
+        let monit = self.files.file("monit");
+        let line = monit.lines().find_map(|line| line.trim().strip_prefix("with pidfile "));
+        line.expect("a process has a pid file").to_owned()
+    }
 }
 
 /// A manifest and the secrets that were generated for it once.

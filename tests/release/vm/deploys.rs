@@ -140,6 +140,28 @@ fn a_vm_lets_go_of_its_disk_and_a_new_one_serves_the_same_instances() {
 }
 
 #[test]
+fn the_disk_is_let_go_of_though_dockerd_has_been_down_since_a_pre_start_that_failed() {
+    let machine = Machine::boot(DISK);
+    let deployment = Deployment::of(&machine, &[REDIS]);
+    let mut agent = Agent::new(&machine);
+    agent.deploy(deployment.jobs());
+    let (platform, plan) = (deployment.platform(), deployment.plan("redis7"));
+    platform.provision("r1", &plan);
+    let redis = Redis::of(&platform.bind("r1", &plan));
+    redis.expect("SET key kept");
+    let wrong = deployment.broker_property("host_ports", "20000-no");
+    assert!(agent.begin_update(wrong.jobs()).iter().any(|script| !script.success));
+    assert_eq!(redis.expect("GET key"), "kept", "its container runs without dockerd");
+
+    agent.release_disk(Next::NewDisk);
+    assert_eq!(machine.sh("pgrep -l 'dockerd|containerd|redis-server' || true"), "");
+    machine.mount_disk();
+    agent.apply(deployment.jobs());
+    agent.resume();
+    assert_eq!(redis.expect("GET key"), "kept");
+}
+
+#[test]
 fn a_hundred_containers_stop_and_the_disk_is_free_within_a_minute() {
     const CONTAINERS: usize = 100;
     const BOUND: Duration = Duration::from_mins(1);
