@@ -166,7 +166,13 @@ impl Engine {
             Err(error) if status(&error) == Some(404) => Ok(false),
             other => other.map(|_| true),
         };
-        self.call("look into", &format!("container {container}"), QUICK, request).await
+        let object = format!("container {container}");
+        let found = self.call("look into", &object, QUICK, request).await?;
+        // dockerd says the same of a container that is missing.
+        if !found && self.inspect(container).await?.is_none() {
+            return Err(DockerError::NotRunning { object });
+        }
+        Ok(found)
     }
 }
 

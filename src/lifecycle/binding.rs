@@ -44,7 +44,7 @@ impl BindingState {
         Self::UnbindFailed,
     ];
 
-    pub(super) fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Binding => "binding",
             Self::Ready => "ready",

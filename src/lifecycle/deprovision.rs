@@ -95,7 +95,8 @@ impl Broker {
                     self.works.halt(&operation, &halted);
                 }
                 let id = operation.id.clone();
-                self.launch(operation);
+                // Hooks of what it halts, or of an earlier broker, may still run.
+                self.resume(operation);
                 self.answer(id, accepts_incomplete, Accepted::Done).await
             }
         }

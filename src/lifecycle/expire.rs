@@ -17,6 +17,8 @@ use crate::{
     telemetry::Chain,
 };
 
+/// A binding that could not be unbound expires all the same.
+const EXPIRING: [&str; 2] = [BindingState::Ready.as_str(), BindingState::UnbindFailed.as_str()];
 /// Bindings that expire at the same time.
 const SIDE_BY_SIDE: usize = 4;
 /// How soon what could not be revoked is tried again, and the longest time between two looks: a
@@ -27,10 +29,9 @@ impl Broker {
     /// Revokes credentials when their time is up, until the broker stops. The bindings stay,
     /// marked as expired, until they are unbound.
     pub async fn expire_bindings(self: &Arc<Self>) {
-        let ready = BindingState::Ready.as_str();
         loop {
             let next = match self.expire_due().await {
-                Ok(true) => self.store.read(move |rows| rows.next_expiry(ready)).await,
+                Ok(true) => self.store.read(move |rows| rows.next_expiry(&EXPIRING)).await,
                 Ok(false) => Ok(None),
                 Err(error) => {
                     tracing::error!(error = %Chain(&error), "cannot look for expired bindings");
@@ -51,8 +52,7 @@ impl Broker {
 
     /// Whether all that was due was revoked.
     async fn expire_due(self: &Arc<Self>) -> Result<bool, InternalError> {
-        let ready = BindingState::Ready.as_str();
-        let due = self.store.read(move |rows| rows.list_expired_bindings(ready, now())).await?;
+        let due = self.store.read(move |rows| rows.list_expired_bindings(&EXPIRING, now())).await?;
         let outcomes = stream::iter(due)
             .map(|row| async move {
                 match self.expire(&row).await {
@@ -71,7 +71,8 @@ impl Broker {
                 }
             })
             .buffer_unordered(SIDE_BY_SIDE);
-        Ok(outcomes.all(futures_util::future::ready).await)
+        // Not `all`, which would drop the others at the first that fails.
+        Ok(outcomes.fold(true, |all, one| std::future::ready(all & one)).await)
     }
 
     async fn expire(self: &Arc<Self>, row: &BindingRow) -> Result<(), Failure> {
@@ -79,6 +80,12 @@ impl Broker {
         // An operation that runs on it revokes it, or has to end first.
         let hold = self.works.hold(&row.instance_id, Some(&row.id), cancel.clone());
         let Some(_hold) = hold else { return Err(Failure::Interrupted) };
+        let (instance_id, id) = (row.instance_id.clone(), row.id.clone());
+        let found = self.store.read(move |rows| rows.find_binding(&instance_id, &id)).await?;
+        // Until its turn came it may have been removed, or made anew.
+        if found.is_none_or(|found| found.sealed != row.sealed || found.state != row.state) {
+            return Ok(());
+        }
         let Some(instance) = self.find(&row.instance_id).await? else { return Ok(()) };
         if !instance.state.is_usable() {
             return Err(Failure::Interrupted);
@@ -95,7 +102,7 @@ impl Broker {
             // It may have been removed, or made anew, meanwhile.
             if let Some(found) = rows.find_binding(&row.instance_id, &row.id)?
                 && found.sealed == expected
-                && found.state == BindingState::Ready.as_str()
+                && found.state == row.state
             {
                 let state = BindingState::Expired.as_str().to_owned();
                 rows.update_binding(&BindingRow { state, expires_at: None, ..found })?;

@@ -63,6 +63,10 @@ impl Broker {
             return Err(missing());
         }
         let sealed = Sealed::open(&self.keys, &row)?;
+        // One that is being deleted before it was made.
+        if sealed.document.is_null() {
+            return Err(missing());
+        }
         Ok(sealed.into_document(false))
     }
 }

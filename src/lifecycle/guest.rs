@@ -55,6 +55,14 @@ impl Broker {
                 "the shared container is missing; start the broker again, then delete again",
             ));
         }
+        // An existing one may be on its way back, with the users and the data that hooks have made.
+        let hooks = &self.hooking_plan(instance, Action::Deprovision).lifecycle;
+        if found.is_none() && (hooks.deprovision.is_some() || hooks.unbind.is_some()) {
+            return Err(Failure::because(format!(
+                "the container {name} is missing, and what hooks have made in it is to be removed; \
+                 delete again when it is there"
+            )));
+        }
         Ok(found.is_some())
     }
 }

@@ -20,8 +20,8 @@ use crate::{
 enum Decision {
     /// Its row was all that there was of it.
     Removed,
-    /// The new operation, and the one that it halts.
-    Launch(OperationRow, Option<String>),
+    /// The new operation, the one that it halts, and whether an earlier hook may still run.
+    Launch(OperationRow, Option<String>, bool),
     Join(String),
 }
 
@@ -88,9 +88,11 @@ impl Broker {
                 Some(row.id.as_str()),
             );
             rows.insert_operation(&operation)?;
+            let before = state;
             let state = BindingState::Unbinding.as_str().to_owned();
             rows.update_binding(&BindingRow { state, ..row })?;
-            Ok(Ok(Decision::Launch(operation, running.map(|operation| operation.id))))
+            let unsure = running.is_some() || before != BindingState::Ready;
+            Ok(Ok(Decision::Launch(operation, running.map(|operation| operation.id), unsure)))
         });
         match decided.await?? {
             Decision::Removed => {
@@ -103,7 +105,7 @@ impl Broker {
             Decision::Join(_) => {
                 Err(Refusal::Concurrency("the service binding is being deleted already".to_owned()))
             }
-            Decision::Launch(operation, halted) => {
+            Decision::Launch(operation, halted, unsure) => {
                 reach(Step::UnbindAccepted);
                 tracing::info!(
                     operation.id,
@@ -114,7 +116,9 @@ impl Broker {
                 let id = operation.id.clone();
                 if let Some(halted) = halted {
                     self.works.halt(&operation, &halted);
-                    // An earlier broker may have begun that: its hook may still run.
+                }
+                if unsure {
+                    // A hook of an earlier attempt, or of an earlier broker, may still run.
                     self.resume(operation);
                 } else {
                     self.launch(operation);

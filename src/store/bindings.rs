@@ -80,23 +80,26 @@ impl Rows<'_> {
         Ok(self.0.prepare_cached(sql)?.execute([instance, id])? > 0)
     }
 
-    /// Bindings in `state` whose time is up at `moment`, the oldest first.
+    /// Bindings in one of two states whose time is up at `moment`, the oldest first.
     pub fn list_expired_bindings(
         &self,
-        state: &str,
+        states: &[&str; 2],
         moment: i64,
     ) -> Result<Vec<BindingRow>, RowError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM bindings WHERE expires_at <= ?1 AND state = ?2 \
-             ORDER BY expires_at LIMIT 100"
+            "SELECT {COLUMNS} FROM bindings WHERE expires_at <= ?1 AND state IN (?2, ?3) \
+             ORDER BY expires_at"
         );
         let mut statement = self.0.prepare_cached(&sql)?;
-        Ok(statement.query_map(params![moment, state], binding)?.collect::<Result<_, _>>()?)
+        let found = statement.query_map(params![moment, states[0], states[1]], binding)?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
-    /// When the next binding in `state` expires.
-    pub fn next_expiry(&self, state: &str) -> Result<Option<i64>, RowError> {
-        let sql = "SELECT min(expires_at) FROM bindings WHERE expires_at > ?1 AND state = ?2";
-        Ok(self.0.prepare_cached(sql)?.query_row(params![now(), state], |row| row.get(0))?)
+    /// When the next binding in one of two states expires.
+    pub fn next_expiry(&self, states: &[&str; 2]) -> Result<Option<i64>, RowError> {
+        let sql =
+            "SELECT min(expires_at) FROM bindings WHERE expires_at > ?1 AND state IN (?2, ?3)";
+        let moment = params![now(), states[0], states[1]];
+        Ok(self.0.prepare_cached(sql)?.query_row(moment, |row| row.get(0))?)
     }
 }

@@ -111,13 +111,18 @@ impl Platform {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Redis {
     address: String,
+    username: String,
     password: String,
 }
 
 impl Redis {
     pub(crate) fn of(credentials: &Value) -> Self {
         let text = |key: &str| credentials[key].as_str().expect("a text").to_owned();
-        Self { address: format!("{}:{}", text("host"), text("port")), password: text("password") }
+        Self {
+            address: format!("{}:{}", text("host"), text("port")),
+            username: text("username"),
+            password: text("password"),
+        }
     }
 
     /// A connection that has logged in.
@@ -127,7 +132,7 @@ impl Redis {
         let stream = TcpStream::connect_timeout(&address, timeout).map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(timeout)).map_err(|error| error.to_string())?;
         let mut session = Session(BufReader::new(stream));
-        match session.ask(&format!("AUTH {}", self.password))?.as_str() {
+        match session.ask(&format!("AUTH {} {}", self.username, self.password))?.as_str() {
             "+OK" => Ok(session),
             other => Err(format!("refused: {other}")),
         }
