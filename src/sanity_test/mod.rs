@@ -184,7 +184,7 @@ impl Journal {
         })
     }
 
-    /// Kept when a test could not clean up: the next run tries again.
+    /// Stays when the run is killed or interrupted: the next one removes that instance.
     fn note(&self, id: &str, offer: &Offer) -> anyhow::Result<()> {
         self.write(&format!("{id}\n{}\n{}\n", offer.service.id, offer.plan.id))
     }
