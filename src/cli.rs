@@ -10,6 +10,8 @@ use crate::config::{LogFormat, Overrides, PortRange, parse_duration};
 pub const EXIT_CONFIG: u8 = 78;
 /// Exit code of everything else that fails while running. Wrong usage is 2, by clap.
 pub const EXIT_RUNTIME: u8 = 1;
+/// Exit code for something that an operator has to look after: orphans, records that are damaged.
+pub const EXIT_ATTENTION: u8 = 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +21,8 @@ Examples:
       A broker by its settings file (docs/configuration.md).
   docker-broker check-config --config broker.yml
       Every problem of a configuration at once; exit code 78 if there are errors.
+  docker-broker upgrade-all --config /etc/docker-broker/broker.yml --dry-run
+      What an upgrade would change, instance by instance (docs/upgrade.md).
   docker-broker new-service redis:7 --output op-redis7.yml
   docker-broker try op-redis7.yml
       A service of your own: a file to begin with, and its test (docs/service-authors.md).
@@ -57,6 +61,22 @@ pub enum Command {
     /// Seal everything that is stored with the first of the encryption keys, so that the others can
     /// be removed. The broker must be stopped; its next start would do the same.
     RotateKeys(ConfigurationArgs),
+    /// List every instance: container, ports, versions, what an upgrade would change, health.
+    Instances(InstancesArgs),
+    /// Bring every instance of the running broker to what its catalog says: image, environment,
+    /// limits, hooks. Run again, it goes on where it stopped. Exit code 0 only if all are up to
+    /// date.
+    UpgradeAll(UpgradeAllArgs),
+    /// List what has no instance (containers, directories, networks, leftovers) and instances that
+    /// lack their container or directory. Exit code 10 when there are any.
+    Orphans(OrphansArgs),
+    /// Take over the containers of cf-containers-broker that are on this machine, and their
+    /// directories, without stopping them: same ports, same credentials. The broker must be
+    /// stopped meanwhile. Exit code 1 if one of them cannot be taken over.
+    Adopt(AdoptArgs),
+    /// Make a lost store anew from the records beside the instances' data; for a broker that does
+    /// not run
+    RebuildStore(ConfigurationArgs),
     /// Write a service file to begin with, out of an image's ports, volumes, user and environment.
     /// The image is pulled if it is not here.
     NewService(NewServiceArgs),
@@ -152,6 +172,86 @@ pub struct SanityTestArgs {
     /// Longest time of one operation.
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub timeout: Duration,
+}
+
+/// Arguments of `instances`.
+#[derive(Debug, Args)]
+pub struct InstancesArgs {
+    /// The configuration of the broker that runs on this machine.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
+    /// As JSON (docs/operations.md).
+    #[arg(long)]
+    pub json: bool,
+    /// With the disk space of each instance, whose directory is walked for that.
+    #[arg(long)]
+    pub sizes: bool,
+}
+
+/// Arguments of `upgrade-all`.
+#[derive(Debug, Args)]
+pub struct UpgradeAllArgs {
+    /// The configuration of the broker that runs on this machine.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
+    /// Only show what would be changed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// So many instances first, one after the other; if one fails nothing else is begun.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub canaries: usize,
+    /// How many upgrades run at the same time, after the canaries.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub max_in_flight: usize,
+    /// Go on with the others when one has failed.
+    #[arg(long)]
+    pub continue_on_failure: bool,
+    /// Only instances of this service, or of this plan of it. May be repeated.
+    #[arg(long, value_name = "SERVICE[/PLAN]")]
+    pub only: Vec<String>,
+    /// Only this instance. May be repeated.
+    #[arg(long, value_name = "ID")]
+    pub instance: Vec<String>,
+    /// Pause before an instance on which another operation runs is tried again.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub attempt_interval: Duration,
+    /// How often one instance is tried.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub attempt_limit: u32,
+    /// Longest time of one upgrade.
+    #[arg(long, default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// Arguments of `orphans`.
+#[derive(Debug, Args)]
+pub struct OrphansArgs {
+    /// The configuration of the broker that runs on this machine.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
+    /// As JSON (docs/operations.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Remove exactly these containers, directories and networks, with the data in them.
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "json")]
+    pub purge: Vec<String>,
+}
+
+/// Arguments of `adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The configuration of the broker that is to have them, with their plans.
+    #[command(flatten)]
+    pub configuration: ConfigurationArgs,
+    /// Only say what would be done. The broker may run.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Directory of cf-containers-broker.
+    #[arg(long, value_name = "DIR", default_value = "/var/vcap/store/cf-containers-broker")]
+    pub legacy_directory: PathBuf,
+    /// Only this instance. May be repeated.
+    #[arg(long, value_name = "GUID")]
+    pub instance: Vec<String>,
 }
 
 /// Arguments of `new-service`.

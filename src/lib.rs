@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! main, serve -> osb -> lifecycle -> { docker, store, credentials, certificates, disk, catalog }
+//! main -> admin -> lifecycle (its survey), store (reading), docker, disk, catalog, api_client
 //! main -> sanity_test -> { docker, credentials, catalog }, api_client, probe
 //!                config -> catalog
 //! ```
@@ -12,6 +13,8 @@
 //! Only `osb` names warp, only `docker` bollard, only `store` rusqlite, only `credentials`
 //! handlebars, only `cli` clap, only `certificates` rcgen. `docs/architecture.md` tells more.
 
+pub mod admin;
+pub mod adopt;
 pub mod api_client;
 pub mod catalog;
 pub mod certificates;
@@ -26,6 +29,7 @@ pub mod new_service;
 pub mod osb;
 pub mod probe;
 pub mod progress;
+pub mod rescue;
 pub mod sanity_test;
 pub mod serve;
 pub mod shutdown;

@@ -11,14 +11,18 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 use docker_broker::{
+    admin, adopt,
     api_client::ApiClient,
     catalog,
-    cli::{Cli, Command, ConfigurationArgs, EXIT_CONFIG, EXIT_RUNTIME, NewServiceArgs},
+    cli::{
+        AdoptArgs, Cli, Command, ConfigurationArgs, EXIT_ATTENTION, EXIT_CONFIG, EXIT_RUNTIME,
+        InstancesArgs, NewServiceArgs, OrphansArgs, TryArgs, UpgradeAllArgs,
+    },
     config::{self, Configuration, Overrides, Severity},
     docker::{Images, PullProgress, prepare_registries},
     new_service::new_service,
     osb::TlsSource,
-    progress, sanity_test, serve, telemetry, try_services, wait,
+    progress, rescue, sanity_test, serve, telemetry, try_services, wait,
 };
 
 fn main() -> ExitCode {
@@ -97,6 +101,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let done = serve::rotate_keys(&configuration.settings).await?;
             say(&mut io::stdout(), &done);
         }
+        Command::Instances(args) => return list_instances(&args).await,
+        Command::UpgradeAll(args) => return upgrade_all(args).await,
+        Command::Orphans(args) => return orphans(&args).await,
+        Command::Adopt(args) => return adopt_legacy(args).await,
+        Command::RebuildStore(args) => {
+            let Some(configuration) = load(&args) else { return Ok(ExitCode::from(EXIT_CONFIG)) };
+            return rebuild_store(&configuration).await;
+        }
         Command::NewService(args) => {
             let docker_url = args.docker_url.clone();
             let overrides = Overrides { docker_url, ..Overrides::default() };
@@ -107,29 +119,23 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             };
             return write_service(&configuration, &args).await;
         }
-        Command::Try(args) => {
-            let overrides = Overrides {
-                docker_url: args.docker_url.clone(),
-                log_level: Some(args.log_level.clone()),
-                ..Overrides::default()
-            };
-            let Some(configuration) = load_from(None, &args.files, &overrides) else {
-                return Ok(ExitCode::from(EXIT_CONFIG));
-            };
-            start_log(&configuration)?;
-            let test = sanity_test::Options { only: args.only, timeout: args.timeout };
-            let options = try_services::Options { test, host_ports: args.host_ports };
-            let tried =
-                try_services::try_services(configuration, &options, &mut io::stdout()).await?;
-            if !tried {
-                return Ok(ExitCode::from(EXIT_RUNTIME));
-            }
-        }
+        Command::Try(args) => return try_files(args).await,
         Command::Version => {
             say(&mut io::stdout(), concat!("docker-broker ", env!("CARGO_PKG_VERSION")));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn rebuild_store(configuration: &Configuration) -> anyhow::Result<ExitCode> {
+    start_log(configuration)?;
+    let (report, outcome) = rescue::rebuild_store(&configuration.settings).await?;
+    say(&mut io::stdout(), report.trim_end());
+    Ok(match outcome {
+        rescue::Outcome::Whole => ExitCode::SUCCESS,
+        rescue::Outcome::Partly => ExitCode::from(EXIT_ATTENTION),
+        rescue::Outcome::Nothing => ExitCode::from(EXIT_RUNTIME),
+    })
 }
 
 /// The configuration, with all its problems on standard error; `None` if there are errors.
@@ -159,6 +165,19 @@ fn load_from(
 fn start_log(configuration: &Configuration) -> anyhow::Result<()> {
     let settings = &configuration.settings;
     telemetry::start(settings.log_format, &settings.log_level).map_err(anyhow::Error::msg)
+}
+
+async fn adopt_legacy(args: AdoptArgs) -> anyhow::Result<ExitCode> {
+    let Some(configuration) = load(&args.configuration) else {
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    let options = adopt::Options {
+        dry_run: args.dry_run,
+        legacy_directory: args.legacy_directory,
+        only: args.instance,
+    };
+    let all = adopt::adopt(&configuration, &options, &mut io::stdout()).await?;
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) })
 }
 
 async fn write_service(
@@ -207,6 +226,63 @@ async fn fetch_images(configuration: &Configuration) -> anyhow::Result<ExitCode>
     } else {
         ExitCode::from(EXIT_RUNTIME)
     })
+}
+
+async fn list_instances(args: &InstancesArgs) -> anyhow::Result<ExitCode> {
+    let Some(configuration) = load(&args.configuration) else {
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    let options = admin::instances::Options { json: args.json, sizes: args.sizes };
+    admin::instances::run(&configuration, options, &mut io::stdout()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn upgrade_all(args: UpgradeAllArgs) -> anyhow::Result<ExitCode> {
+    let Some(configuration) = load(&args.configuration) else {
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    let options = admin::upgrade::Options {
+        dry_run: args.dry_run,
+        canaries: args.canaries,
+        max_in_flight: args.max_in_flight,
+        continue_on_failure: args.continue_on_failure,
+        only: args.only,
+        instances: args.instance,
+        attempt_interval: args.attempt_interval,
+        attempt_limit: args.attempt_limit,
+        timeout: args.timeout,
+    };
+    let well = admin::upgrade::run(&configuration, &options, &mut io::stdout()).await?;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) })
+}
+
+async fn orphans(args: &OrphansArgs) -> anyhow::Result<ExitCode> {
+    let Some(configuration) = load(&args.configuration) else {
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    let out = &mut io::stdout();
+    if !args.purge.is_empty() {
+        let all = admin::orphans::purge(&configuration, &args.purge, out).await?;
+        return Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) });
+    }
+    let found = admin::orphans::list(&configuration, args.json, out).await?;
+    Ok(if found == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_ATTENTION) })
+}
+
+async fn try_files(args: TryArgs) -> anyhow::Result<ExitCode> {
+    let overrides = Overrides {
+        docker_url: args.docker_url.clone(),
+        log_level: Some(args.log_level.clone()),
+        ..Overrides::default()
+    };
+    let Some(configuration) = load_from(None, &args.files, &overrides) else {
+        return Ok(ExitCode::from(EXIT_CONFIG));
+    };
+    start_log(&configuration)?;
+    let test = sanity_test::Options { only: args.only, timeout: args.timeout };
+    let options = try_services::Options { test, host_ports: args.host_ports };
+    let tried = try_services::try_services(configuration, &options, &mut io::stdout()).await?;
+    Ok(if tried { ExitCode::SUCCESS } else { ExitCode::from(EXIT_RUNTIME) })
 }
 
 /// Writes a line; a closed pipe (`| head`) is no error.

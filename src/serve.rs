@@ -20,9 +20,9 @@ use crate::{
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, EngineOptions, Images, PullProgress, prepare_registries, registry_problems},
-    lifecycle::{Broker, Limits, Resealed, use_first_key},
+    lifecycle::{Broker, Limits, Resealed, bring_records_up_to_date, use_first_key},
     osb::{Api, BoundListener, Server, TlsSource},
-    shutdown,
+    rescue, shutdown,
     store::Store,
     telemetry::Chain,
 };
@@ -56,10 +56,11 @@ pub async fn serve_until(
     let data = settings.data_directory.as_path();
     make_private(data)?;
     let _lock = lock(data)?;
+    let disk = Disk::open(&settings.host_directory)?;
+    rescue::require_store(data, &disk)?;
     let password = password(&settings)?;
     let keys = keyring(&settings)?;
     let store = Store::open(data)?;
-    let disk = Disk::open(&settings.host_directory)?;
     let engine = Arc::new(engine(&settings));
     prepare_registries(&settings.registries, &settings.docker_certificates_directory)?;
     let progress: PullProgress = Arc::new(crate::progress::log);
@@ -71,6 +72,7 @@ pub async fn serve_until(
         max_instances: settings.max_containers,
         max_parallel_starts: settings.max_parallel_starts,
         operation_timeout: settings.operation_timeout,
+        upgrade_snapshot: settings.upgrade_snapshot,
     };
     let services = catalog.services().len();
     let broker = Broker::new(
@@ -105,7 +107,11 @@ pub async fn serve_until(
         tokio::spawn(obtain_images(settings.clone(), engine, images)),
         tokio::spawn(recover(Arc::clone(&broker))),
         tokio::spawn(keep_certificates(Arc::clone(&broker))),
+        tokio::spawn(keep_recording(Arc::clone(&broker))),
+        tokio::spawn(report_mounts(Arc::clone(&broker))),
+        tokio::spawn(keep_backing_up(Arc::clone(&broker), settings.clone())),
         tokio::spawn(expire(Arc::clone(&broker))),
+        tokio::spawn(reconcile(Arc::clone(&broker), settings.reconcile_interval)),
     ];
     let signal = stop_requested.await?;
     tracing::info!(signal, "stopping; operations under way go on at the next start");
@@ -138,15 +144,28 @@ pub async fn rotate_keys(settings: &Settings) -> anyhow::Result<String> {
         bail!("there is no store in {}; is this the data directory?", data.display());
     }
     let _lock = lock(data).context("a running broker needs no rotate-keys: its start does it")?;
+    let disk = Disk::open(&settings.host_directory)?;
+    rescue::require_store(data, &disk)?;
     let store = Store::open(data)?;
-    let Resealed { resealed, damaged } =
-        use_first_key(&store, &Arc::new(keyring(settings)?)).await?;
+    let keys = Arc::new(keyring(settings)?);
+    let Resealed { resealed, damaged } = use_first_key(&store, &keys).await?;
+    let compared = bring_records_up_to_date(&store, &disk, &keys, false).await?;
     if !damaged.is_empty() {
         bail!(
             "{resealed} secrets were sealed with the first of encryption_keys, but {} are damaged \
              and were left alone: {}; keep the old keys while there is hope for them",
             damaged.len(),
             damaged.join(", ")
+        );
+    }
+    let left = compared.left();
+    if !left.is_empty() {
+        bail!(
+            "{resealed} secrets were sealed with the first of encryption_keys, but the records of \
+             {} instances were not (the log says why): {}; keep the old keys, and run this again \
+             when that is mended",
+            left.len(),
+            left.join(", ")
         );
     }
     Ok(format!(
@@ -198,6 +217,30 @@ async fn expire(broker: Arc<Broker>) {
     broker.expire_bindings().await;
 }
 
+/// What was there at the start is compared by recovery.
+async fn reconcile(broker: Arc<Broker>, interval: Option<Duration>) {
+    let Some(interval) = interval else {
+        tracing::warn!("reconcile_interval is 0: containers are brought back at a start only");
+        return;
+    };
+    broker.recovered().await;
+    broker.reconcile(interval).await;
+}
+
+async fn report_mounts(broker: Arc<Broker>) {
+    broker.report_mounts().await;
+}
+
+async fn keep_backing_up(broker: Arc<Broker>, settings: Settings) {
+    if let Some(backup) = settings.store_backup {
+        broker.keep_backing_up(&settings.data_directory, backup).await;
+    }
+}
+
+async fn keep_recording(broker: Arc<Broker>) {
+    broker.keep_recording().await;
+}
+
 /// A container that is brought back gets its certificate then.
 async fn keep_certificates(broker: Arc<Broker>) {
     broker.recovered().await;
@@ -240,7 +283,7 @@ fn report(settings: &Settings, disk: &Disk, services: usize) {
     }
 }
 
-fn make_private(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_private(directory: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -251,7 +294,7 @@ fn make_private(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Two brokers on one store would undo each other's work.
-fn lock(data: &Path) -> anyhow::Result<fs::File> {
+pub(crate) fn lock(data: &Path) -> anyhow::Result<fs::File> {
     let path = data.join(LOCK_FILE);
     let file = fs::File::create(&path)
         .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
@@ -282,6 +325,25 @@ pub fn known_password(settings: &Settings) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// The keys of a broker that has been started before; nothing is made.
+///
+/// # Errors
+/// When the key was to be generated and no file has it.
+pub fn known_keyring(settings: &Settings) -> anyhow::Result<Keyring> {
+    if !settings.encryption_keys.is_empty() {
+        return Ok(Keyring::new(settings.encryption_keys.iter().map(|key| key.0.as_str()))?);
+    }
+    let path = settings.data_directory.join(KEY_FILE);
+    let key = fs::read_to_string(&path).with_context(|| {
+        format!(
+            "no encryption_keys are configured, and the generated key {} cannot be read; without \
+             the key that the broker used nothing that is sealed can be read (nothing was changed)",
+            path.display()
+        )
+    })?;
+    Ok(Keyring::new([key.trim()])?)
+}
+
 fn password(settings: &Settings) -> anyhow::Result<String> {
     match &settings.login.password {
         Some(password) => Ok(password.clone()),
@@ -289,7 +351,7 @@ fn password(settings: &Settings) -> anyhow::Result<String> {
     }
 }
 
-fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
+pub(crate) fn keyring(settings: &Settings) -> anyhow::Result<Keyring> {
     if settings.encryption_keys.is_empty() {
         let key = generated(&settings.data_directory.join(KEY_FILE), "encryption key")?;
         tracing::warn!("no encryption_keys are configured, so the key lies beside the data");

@@ -1,6 +1,6 @@
 //! The Docker Engine API straight over its unix socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -22,6 +22,10 @@ impl Docker {
         let url = std::env::var("DOCKER_HOST").unwrap_or_else(|_| DEFAULT.to_owned());
         let socket = url.strip_prefix("unix://").context("DOCKER_HOST must be a unix socket")?;
         Ok(Self { socket: socket.into() })
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(crate) fn url(&self) -> String {

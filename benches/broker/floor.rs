@@ -43,6 +43,13 @@ pub(crate) struct Ticket {
     body: Value,
 }
 
+impl Ticket {
+    /// Where its redis is, and its password.
+    pub(crate) fn login(&self) -> (u16, &'static str) {
+        (self.port, PASSWORD)
+    }
+}
+
 const PASSWORD: &str = "p1234567890123456789012345678901";
 
 impl Floor {
@@ -119,6 +126,15 @@ impl Floor {
         let path = format!("/containers/{}?force=true&v=true", ticket.name);
         docker.exchange(&request("DELETE", &path, &[], None))?.expect(204)?;
         Ok(fs::remove_dir_all(&ticket.home)?)
+    }
+
+    /// Stop and start, as an update would do it with a container that needs no other.
+    pub(crate) fn restart(docker: &mut Connection, ticket: &Ticket) -> Result<()> {
+        let path = format!("/containers/{}/stop?t={STOP_SECONDS}", ticket.name);
+        docker.exchange(&request("POST", &path, &[], None))?.expect(204)?;
+        let path = format!("/containers/{}/start", ticket.name);
+        docker.exchange(&request("POST", &path, &[], None))?.expect(204)?;
+        Ok(())
     }
 
     /// Fails unless both containers were made with the same options: a floor that does something

@@ -4,6 +4,7 @@
 //! take turns in one run, so that the machine's noise hits both.
 
 mod catalog;
+mod crowd;
 mod docker;
 mod floor;
 mod hooks;
@@ -13,10 +14,13 @@ mod load;
 mod osb;
 mod process;
 mod provision;
+mod recreate;
 mod redis;
 mod report;
+mod rest;
 mod seed;
 mod size;
+mod update;
 
 use std::{
     io::Write,
@@ -33,6 +37,9 @@ use crate::{docker::Docker, floor::Floor, process::Broker, report::Report, seed:
 const FIRST_PORT: u16 = 30_000;
 const FLOOR_PORT: u16 = FIRST_PORT + 2 * process::PORTS;
 const HOOKS_PORT: u16 = FIRST_PORT + 4 * process::PORTS;
+const RECREATE_PORT: u16 = FIRST_PORT + 5 * process::PORTS;
+const RECREATE_FLOOR_PORT: u16 = FIRST_PORT + 6 * process::PORTS;
+const REST_PORT: u16 = FIRST_PORT + 7 * process::PORTS;
 /// The instance that each broker keeps during requests.
 const KEPT: &str = "kept";
 
@@ -62,39 +69,51 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     Provision,
+    Update,
     Requests,
     Hooks,
     Catalog,
     Start,
+    Recreate,
+    Rest,
 }
 
 /// How much is measured.
 struct Scale {
     provision: provision::Rounds,
+    update: update::Rounds,
     latency: latency::Rounds,
     hooks: hooks::Rounds,
     catalog: catalog::Rounds,
+    recreate: recreate::Rounds,
     /// Instances in the large store.
     instances: usize,
     starts: usize,
+    rest: rest::Scale,
 }
 
 const QUICK: Scale = Scale {
     provision: provision::Rounds { single: 5, blocks: 2, block: 16 },
+    update: update::Rounds { rounds: 5 },
     latency: latency::Rounds { rounds: 2, requests: 1000 },
     hooks: hooks::Rounds { rounds: 10, bindings: 50 },
     catalog: catalog::Rounds { rounds: 3, requests: 8_000 },
+    recreate: recreate::Rounds { rounds: 2, instances: 20 },
     instances: 10_000,
     starts: 5,
+    rest: rest::Scale { real: 10, made_up: 990, at_rest: 10, frequent: 10 },
 };
 
 const FULL: Scale = Scale {
     provision: provision::Rounds { single: 40, blocks: 5, block: 40 },
+    update: update::Rounds { rounds: 40 },
     latency: latency::Rounds { rounds: 5, requests: 4000 },
     hooks: hooks::Rounds { rounds: 60, bindings: 1000 },
     catalog: catalog::Rounds { rounds: 15, requests: 40_000 },
+    recreate: recreate::Rounds { rounds: 5, instances: 100 },
     instances: 10_000,
     starts: 20,
+    rest: rest::Scale { real: 100, made_up: 900, at_rest: 120, frequent: 60 },
 };
 
 fn main() -> Result<()> {
@@ -147,13 +166,25 @@ fn measure(args: &Args) -> Result<Report> {
         let floor = Floor::new(docker.clone(), &name("floor"), FLOOR_PORT)?;
         provision::measure(&floor, &one, &scale.provision, &mut report)?;
     }
+    if begins(Part::Update) {
+        let floor = Floor::new(docker.clone(), &name("floor"), FLOOR_PORT)?;
+        update::measure(&floor, &one, &scale.update, &mut report)?;
+    }
     let provision = osb::provision(KEPT, false);
     one.connect()?.exchange(&provision)?.expect(201)?;
     let template = Template::of(one.data(), KEPT)?;
     if begins(Part::Requests) {
-        let many = start("many", FIRST_PORT + process::PORTS)?;
+        let url = docker.url();
+        let first = FIRST_PORT + process::PORTS;
+        let mut many = Broker::new(&args.broker, &docker, &url, &name("many"), first)?;
+        // Its instances have no containers, and are not to get any.
+        many.set("reconcile_interval", "0s")?;
+        many.launch_ready()?;
         many.connect()?.exchange(&provision)?.expect(201)?;
         template.seed(many.data(), scale.instances)?;
+        // Rows were written past the broker: a first bind makes each one's record.
+        let first = (0..scale.instances).map(|number| osb::bind(&seed::id(number), "first"));
+        load::requests(many.address(), &first.collect::<Vec<_>>(), 201)?;
         let stocks = [(&one, 0), (&many, scale.instances)].map(|(broker, seeded)| latency::Stock {
             broker,
             real: KEPT,
@@ -176,6 +207,14 @@ fn measure(args: &Args) -> Result<Report> {
     if begins(Part::Start) {
         let broker = name("start");
         size::first_reply(&args.broker, &docker, &broker, &template, scale.starts, &mut report)?;
+    }
+    if begins(Part::Recreate) {
+        let floor = Floor::new(docker.clone(), &name("recreate-floor"), RECREATE_FLOOR_PORT)?;
+        let mut broker = start("recreate", RECREATE_PORT)?;
+        recreate::measure(&floor, &mut broker, &scale.recreate, &mut report)?;
+    }
+    if begins(Part::Rest) {
+        rest::measure(&args.broker, &docker, &name("rest"), REST_PORT, &scale.rest, &mut report)?;
     }
     Ok(report)
 }

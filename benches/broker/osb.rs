@@ -16,6 +16,7 @@ pub(crate) const PASSWORD: &str = "bench-password";
 /// As in redis.yml.
 pub(crate) const SERVICE_ID: &str = "bench-service";
 pub(crate) const PLAN_ID: &str = "bench-plan";
+pub(crate) const LARGER_ID: &str = "bench-larger";
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn request(method: &str, path: &str, body: Option<&Value>) -> Vec<u8> {
@@ -60,6 +61,12 @@ pub(crate) fn deprovision(instance: &str, accepts_incomplete: bool) -> Vec<u8> {
          &accepts_incomplete={accepts_incomplete}"
     );
     request("DELETE", &path, None)
+}
+
+/// To another plan; the reply comes when that is done.
+pub(crate) fn update(instance: &str, plan: &str) -> Vec<u8> {
+    let body = json!({ "service_id": SERVICE_ID, "plan_id": plan });
+    request("PATCH", &format!("/v2/service_instances/{instance}"), Some(&body))
 }
 
 pub(crate) fn bind(instance: &str, binding: &str) -> Vec<u8> {

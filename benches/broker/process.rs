@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{docker::Docker, http::Connection, osb};
@@ -69,6 +69,14 @@ impl Broker {
         fs::write(data.path().join("broker.yml"), settings.to_string())?;
         let (binary, docker, name) = (binary.to_owned(), docker.clone(), name.to_owned());
         Ok(Self { binary, docker, name, data, address, child: None })
+    }
+
+    /// Changes a setting for the next start.
+    pub(crate) fn set(&self, key: &str, value: impl Into<Value>) -> Result<()> {
+        let file = self.data.path().join("broker.yml");
+        let mut settings: Value = serde_json::from_slice(&fs::read(&file)?)?;
+        settings[key] = value.into();
+        Ok(fs::write(file, settings.to_string())?)
     }
 
     /// Starts the process: the time until it has given its first catalog.

@@ -29,7 +29,7 @@ pub(crate) fn wait(port: u16, password: &str) -> Result<usize> {
     bail!("redis on port {port} does not answer")
 }
 
-fn answers(port: u16, password: &str) -> bool {
+pub(crate) fn answers(port: u16, password: &str) -> bool {
     let ping = || -> std::io::Result<bool> {
         const WANTED: &[u8] = b"+OK\r\n+PONG\r\n";
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

@@ -18,6 +18,11 @@ const CONTAINER_PORT: &str = "6379/tcp";
 /// Beyond the ports that brokers here really use.
 const PORTS: (u16, u16) = (40_000, 59_999);
 
+/// Host port of a seeded instance, in a store that had none of these.
+pub(crate) fn port(number: usize) -> Result<u16> {
+    Ok(PORTS.0 + u16::try_from(number)?)
+}
+
 /// One instance, taken apart.
 pub(crate) struct Template {
     row: InstanceRow,

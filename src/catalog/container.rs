@@ -121,6 +121,22 @@ pub struct Volume {
     pub size_bytes: Option<u64>,
 }
 
+/// Which data of the image may go with its container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ephemeral {
+    /// All of it.
+    Everything,
+    /// What is in these directories.
+    Paths(Vec<String>),
+}
+
+impl Default for Ephemeral {
+    fn default() -> Self {
+        Self::Paths(Vec::new())
+    }
+}
+
 /// Resource limits. `None` is Docker's default (unlimited unless noted).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Limits {
@@ -240,6 +256,9 @@ pub struct ContainerPlan {
     pub expose_ports: Vec<ContainerPort>,
     /// Directories on the persistent disk.
     pub volumes: Vec<Volume>,
+    /// Volumes of the image that need not be on the persistent disk.
+    #[serde(default)]
+    pub ephemeral: Ephemeral,
     /// Limits.
     pub limits: Limits,
     /// Hardening.

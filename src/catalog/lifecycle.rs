@@ -6,19 +6,20 @@ use serde::{Deserialize, Serialize};
 
 /// What a hook is run for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the verbs of OSB")]
+#[expect(missing_docs, reason = "the verbs of OSB, and the one for data of an older version")]
 pub enum Action {
     Provision,
     Update,
     Bind,
     Unbind,
     Deprovision,
+    Migrate,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Provision, Self::Update, Self::Bind, Self::Unbind, Self::Deprovision];
+    pub const ALL: [Self; 6] =
+        [Self::Provision, Self::Update, Self::Bind, Self::Unbind, Self::Deprovision, Self::Migrate];
 
     /// Key in the plan, and what the hook is told.
     #[must_use]
@@ -29,6 +30,7 @@ impl Action {
             Self::Bind => "bind",
             Self::Unbind => "unbind",
             Self::Deprovision => "deprovision",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -37,6 +39,8 @@ impl Action {
     pub fn default_timeout(self) -> Duration {
         match self {
             Self::Provision => Duration::from_mins(10),
+            // It may have to write all data anew.
+            Self::Migrate => Duration::from_hours(1),
             _ => Duration::from_secs(30),
         }
     }
@@ -55,6 +59,9 @@ pub struct Lifecycle {
     pub unbind: Option<Hook>,
     /// Before the container is stopped for good.
     pub deprovision: Option<Hook>,
+    /// Makes data of another major version into the image's, while no server runs.
+    #[serde(default)]
+    pub migrate: Option<Hook>,
     /// User of the hooks in the container; `None`: the container's.
     pub user: Option<String>,
 }
@@ -94,6 +101,8 @@ impl Lifecycle {
             bind: hook(Action::Bind),
             unbind: hook(Action::Unbind),
             deprovision: hook(Action::Deprovision),
+            // Runs in a container of its own: whoever writes one names it.
+            migrate: None,
             user: None,
         }
     }
@@ -107,6 +116,7 @@ impl Lifecycle {
             Action::Bind => self.bind.as_ref(),
             Action::Unbind => self.unbind.as_ref(),
             Action::Deprovision => self.deprovision.as_ref(),
+            Action::Migrate => self.migrate.as_ref(),
         }
     }
 

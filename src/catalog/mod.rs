@@ -8,9 +8,11 @@
 //! configuration.
 
 mod container;
+mod data_version;
 mod document;
 mod ids;
 mod lifecycle;
+mod maintenance;
 mod parameters;
 mod plan;
 mod reference;
@@ -23,12 +25,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use container::{
-    ContainerPlan, ContainerPort, Exchange, Hardening, Limits, Protocol, PullPolicy, Readiness,
-    ReadinessCheck, RestartPolicy, Tmpfs, Volume,
+    ContainerPlan, ContainerPort, Ephemeral, Exchange, Hardening, Limits, Protocol, PullPolicy,
+    Readiness, ReadinessCheck, RestartPolicy, Tmpfs, Volume,
 };
+pub use data_version::{DataVersion, ImageVersion, major};
 pub use document::document;
 pub use ids::{BindingId, HOST_PREFIX, InstanceId, InvalidId, MAX_ID_BYTES};
 pub use lifecycle::{Action, Hook, Lifecycle, Script};
+pub use maintenance::{derived as derived_maintenance, runs_the_same};
 pub use parameters::{Parameters, ParametersError, is_environment_name, is_reserved};
 pub use plan::{
     Credentials, KeyValue, MaintenanceInfo, Plan, SanityTest, Service, SyslogDrain, Tenancy,

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ContainerPlan, ContainerPort, Exchange, Lifecycle, Parameters, Schemas, ServiceTls};
+use super::{
+    ContainerPlan, ContainerPort, DataVersion, Exchange, Lifecycle, Parameters, Schemas, ServiceTls,
+};
 
 /// A service offering.
 #[derive(Debug, Clone)]
@@ -78,6 +80,13 @@ pub struct Plan {
     /// How its containers speak TLS, if they can.
     #[serde(default)]
     pub tls: Option<ServiceTls>,
+    /// How the major versions of data and image are told; `None`: nothing is known of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_version: Option<DataVersion>,
+    /// Names or ids of the plans from which an instance may come; `None`: from any. A rule of the
+    /// catalog, so it is not stored.
+    #[serde(skip)]
+    pub update_predecessors: Option<Vec<String>>,
     /// How `docker-broker sanity-test` uses an instance. No instance needs it, so it is not stored.
     #[serde(skip)]
     pub sanity_test: SanityTest,
@@ -171,5 +180,14 @@ impl Service {
     #[must_use]
     pub fn is_plan_updateable(&self, plan: &Plan) -> bool {
         plan.plan_updateable.unwrap_or(self.plan_updateable)
+    }
+}
+
+impl Plan {
+    /// Whether an instance may come from the plan with this id and this name.
+    #[must_use]
+    pub fn takes_from(&self, id: &str, name: &str) -> bool {
+        let Some(plans) = &self.update_predecessors else { return true };
+        plans.iter().any(|plan| plan == id || plan == name)
     }
 }

@@ -53,6 +53,14 @@ impl Schema {
         self.document.get("properties").is_some_and(|properties| properties.get(name).is_some())
     }
 
+    /// Whether it lists this value among those that a parameter may have.
+    #[must_use]
+    pub fn lists(&self, name: &str, value: &str) -> bool {
+        let property = self.document.get("properties").and_then(|all| all.get(name));
+        let listed = property.and_then(|property| property.get("enum")).and_then(Value::as_array);
+        listed.is_some_and(|values| values.iter().any(|known| known == value))
+    }
+
     /// What of `parameters` does not fit, in the words of the schema; empty when all fits.
     #[must_use]
     pub fn problems(&self, parameters: &Map<String, Value>) -> Vec<String> {

@@ -8,8 +8,8 @@ use super::{
     scalars::{parse_duration, parse_mode, parse_owner, parse_size},
 };
 use crate::catalog::{
-    ContainerPlan, ContainerPort, Exchange, Hardening, ImageReference, Limits, PullPolicy,
-    Readiness, ReadinessCheck, RestartPolicy, Tmpfs, Volume, is_environment_name,
+    ContainerPlan, ContainerPort, Ephemeral, Exchange, Hardening, ImageReference, Limits,
+    PullPolicy, Readiness, ReadinessCheck, RestartPolicy, Tmpfs, Volume, is_environment_name,
 };
 
 /// Docker's smallest memory limit.
@@ -24,7 +24,7 @@ const ROOT_ENTRYPOINT_CAPABILITIES: [&str; 7] =
 
 /// Stands for a container that could not be read (a configuration with errors is never used), and
 /// for what the broker does not know of one that somebody else has made.
-pub(super) fn placeholder() -> ContainerPlan {
+pub(crate) fn placeholder() -> ContainerPlan {
     ContainerPlan {
         existing: None,
         image: ImageReference::parse("invalid", None).unwrap_or_else(|_| unreachable!()),
@@ -38,6 +38,7 @@ pub(super) fn placeholder() -> ContainerPlan {
         secret_environment: Vec::new(),
         expose_ports: Vec::new(),
         volumes: Vec::new(),
+        ephemeral: Ephemeral::default(),
         limits: Limits::default(),
         hardening: Hardening {
             cap_drop: Vec::new(),
@@ -78,6 +79,7 @@ pub(super) fn container(node: Node<'_>) -> ContainerPlan {
         environment: environment(&node),
         secret_environment: node.parsed_list("secret_environment", variable),
         volumes: volumes(&node, user.as_deref()),
+        ephemeral: ephemeral(&node),
         limits: limits(&node),
         hardening: hardening(&node, user.as_deref()),
         readiness: readiness(&node, &expose_ports),
@@ -170,6 +172,17 @@ fn environment(node: &Node<'_>) -> Vec<(String, String)> {
         node.error("environment", format!("sets {name:?}, which is no environment variable name"));
     }
     entries
+}
+
+/// `true`, or a list of paths.
+fn ephemeral(node: &Node<'_>) -> Ephemeral {
+    if node.is_list("ephemeral") {
+        return Ephemeral::Paths(node.parsed_list("ephemeral", absolute));
+    }
+    match node.boolean("ephemeral") {
+        Some(true) => Ephemeral::Everything,
+        Some(false) | None => Ephemeral::default(),
+    }
 }
 
 fn volumes(node: &Node<'_>, user: Option<&str>) -> Vec<Volume> {

@@ -4,7 +4,7 @@ use super::{container, node::Node};
 use crate::catalog::{ContainerPlan, ContainerPort};
 
 /// Keys that make a container.
-const MAKING: [&str; 21] = [
+const MAKING: [&str; 22] = [
     "image",
     "tag",
     "pull",
@@ -17,6 +17,7 @@ const MAKING: [&str; 21] = [
     "secret_environment",
     "persistent_volumes",
     "volumes",
+    "ephemeral",
     "memory",
     "memory_swap",
     "cpu_shares",

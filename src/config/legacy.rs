@@ -63,7 +63,9 @@ pub(super) fn property(name: &str, value: &Value) -> Fate {
 /// Why a property of the job docker is no more; `None` if it is there.
 pub(super) fn docker_property(name: &str) -> Option<&'static str> {
     match name {
-        "store_dir" => Some("data is always in /var/vcap/store/docker"),
+        "store_dir" => {
+            Some("data is in /var/vcap/store/docker; for that of before there is data_root")
+        }
         "flannel" => Some("there is one VM, hence no network between VMs"),
         "shared_mounts_enable" => Some("no mounts are shared with containers"),
         _ => None,

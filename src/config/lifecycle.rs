@@ -36,6 +36,7 @@ pub(super) fn lifecycle(plan: &Node<'_>) -> Lifecycle {
         bind: hook(Action::Bind),
         unbind: hook(Action::Unbind),
         deprovision: hook(Action::Deprovision),
+        migrate: hook(Action::Migrate),
         user: node.string("user").filter(|user| !user.is_empty()),
     };
     if node.has("bind") != node.has("unbind") {

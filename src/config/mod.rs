@@ -9,6 +9,7 @@
 
 mod container;
 mod convert;
+mod data_version;
 mod emit;
 mod existing;
 mod files;
@@ -21,9 +22,12 @@ mod scalars;
 mod service_tls;
 mod services;
 mod settings;
+mod snapshot;
 mod tenancy;
 mod uniqueness;
 
+#[cfg(test)]
+pub(crate) use container::placeholder as placeholder_container;
 pub use convert::convert_ops;
 pub(crate) use emit::string as yaml_text;
 pub use files::{load, load_services};
@@ -32,5 +36,6 @@ pub use scalars::{parse_duration, parse_size};
 pub use service_tls::ServiceTlsSettings;
 pub use settings::{
     BrokerLogin, Configuration, EncryptionKey, LogFormat, Overrides, PortRange, Registry, Settings,
-    TlsSettings,
+    StoreBackup, TlsSettings,
 };
+pub use snapshot::{SnapshotMode, SnapshotSettings, WhenTooLarge};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value as Json;
 
 use super::{
-    container,
+    container, data_version,
     lifecycle::{binding_lifetime, lifecycle},
     node::Node,
     sanity_test::sanity_test,
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::catalog::{
     ContainerPort, Credentials, KeyValue, Lifecycle, MaintenanceInfo, Parameters, Plan,
-    ReadinessCheck, Schema, Schemas, Service, SyslogDrain, UriShape, is_environment_name,
-    is_reserved,
+    ReadinessCheck, Schema, Schemas, Service, SyslogDrain, UriShape, derived_maintenance,
+    is_environment_name, is_reserved,
 };
 use crate::credentials;
 
@@ -49,6 +49,7 @@ pub(super) fn service(node: Node<'_>) -> Service {
     if !node.has("plans") || (node.is_list("plans") && service.plans.is_empty()) {
         node.error("plans", "must hold at least one plan");
     }
+    check_predecessors(&node, &service);
     // Emitted only together with a dashboard, which this broker does not have: platforms refuse
     // a catalog whose dashboard clients they cannot create.
     node.ignore("dashboard_client");
@@ -78,7 +79,7 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     let is_legacy = schemas.is_empty() && !existing && tenancy.is_none();
     let container = container_node.map_or_else(container::placeholder, container::container);
     let lifecycle = lifecycle(&node);
-    let plan = Plan {
+    let mut plan = Plan {
         id: node.required("id"),
         name: node.required("name"),
         description: node.required("description"),
@@ -95,6 +96,8 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
         parameters: parameters(&node, is_legacy),
         schemas,
         tls: service_tls::plan(&node, &container),
+        data_version: data_version::data_version(&node, &container, &lifecycle),
+        update_predecessors: node.strings("update_predecessors"),
         container,
         tenancy,
         credentials,
@@ -110,7 +113,24 @@ fn plan(node: Node<'_>, drains: bool) -> Plan {
     check_existing(&node, &plan);
     check_shared(&node, &plan);
     node.finish();
+    if plan.maintenance_info.is_none() {
+        plan.maintenance_info = derived_maintenance(&plan);
+    }
     plan
+}
+
+/// A predecessor that is misspelt would forbid what was meant to be allowed.
+fn check_predecessors(node: &Node<'_>, service: &Service) {
+    for (index, plan) in service.plans.iter().enumerate() {
+        for name in plan.update_predecessors.iter().flatten() {
+            if !service.plans.iter().any(|other| other.id == *name || other.name == *name) {
+                node.error(
+                    &format!("plans[{index}].update_predecessors"),
+                    format!("holds {name:?}, which is neither the name nor the id of a plan of this service"),
+                );
+            }
+        }
+    }
 }
 
 fn maintenance_info(node: &Node<'_>) -> Option<MaintenanceInfo> {

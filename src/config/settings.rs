@@ -7,6 +7,7 @@ use super::{
     node::Node,
     scalars::{parse_duration, parse_size},
     service_tls::{self, ServiceTlsSettings},
+    snapshot::{self, SnapshotSettings},
 };
 use crate::catalog::{Catalog, PullPolicy};
 
@@ -83,6 +84,15 @@ pub struct TlsSettings {
     pub reload_interval: Duration,
 }
 
+/// How the store is copied beside itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreBackup {
+    /// Time from one copy to the next.
+    pub interval: Duration,
+    /// How many are kept.
+    pub keep: usize,
+}
+
 /// Shape of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -119,8 +129,11 @@ pub struct Settings {
     pub max_parallel_starts: usize,
     pub instances_per_network: usize,
     pub registries: Vec<Registry>,
+    pub store_backup: Option<StoreBackup>,
     pub require_api_version: bool,
     pub operation_timeout: Duration,
+    pub reconcile_interval: Option<Duration>,
+    pub upgrade_snapshot: SnapshotSettings,
     pub max_body_bytes: u64,
     pub log_format: LogFormat,
     pub log_level: String,
@@ -218,10 +231,16 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
         max_parallel_starts: count(node, "max_parallel_starts", 256).unwrap_or(8),
         instances_per_network: count(node, "instances_per_network", 1000).unwrap_or(1000),
         registries: node.nodes("registries").into_iter().filter_map(registry).collect(),
+        store_backup: store_backup(node),
         require_api_version: node.boolean("require_api_version").unwrap_or(true),
         operation_timeout: node
             .parsed("operation_timeout", parse_duration)
             .unwrap_or(Duration::from_mins(10)),
+        reconcile_interval: match node.parsed("reconcile_interval", parse_duration) {
+            Some(Duration::ZERO) => None,
+            interval => Some(interval.unwrap_or(Duration::from_mins(1))),
+        },
+        upgrade_snapshot: snapshot::settings(node),
         max_body_bytes: node.parsed("max_body_size", parse_size).unwrap_or(1 << 20),
         log_format: over
             .log_format
@@ -229,6 +248,16 @@ pub(super) fn settings(node: &Node<'_>, over: &Overrides) -> Settings {
             .unwrap_or_default(),
         log_level: log_level(node, over),
     }
+}
+
+/// An interval of 0 turns it off.
+fn store_backup(node: &Node<'_>) -> Option<StoreBackup> {
+    let standard = StoreBackup { interval: Duration::from_hours(1), keep: 24 };
+    let Some(node) = node.node("store_backup") else { return Some(standard) };
+    let interval = node.parsed("interval", parse_duration).unwrap_or(standard.interval);
+    let keep = count(&node, "keep", 1000).unwrap_or(standard.keep);
+    node.finish();
+    (!interval.is_zero()).then_some(StoreBackup { interval, keep })
 }
 
 /// It is looked at again at every start; whoever names a wrong one learns it before.

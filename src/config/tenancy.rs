@@ -38,10 +38,6 @@ pub(super) fn check_shared(node: &Node<'_>, plan: &Plan) {
     if plan.container.existing.is_some() {
         node.error("tenancy", "is for containers that the broker makes; existing is another way");
     }
-    if plan.maintenance_info.is_some() {
-        let message = "has no meaning with tenancy: shared: no instance has a container to renew";
-        node.error("maintenance_info", message);
-    }
     if matches!(&plan.parameters, Parameters::Declared(names) if !names.is_empty()) {
         node.error("parameters", "become no environment with tenancy: shared; hooks read them");
     }

@@ -66,6 +66,12 @@ impl Keyring {
         if keys.is_empty() { Err(KeyError::NoKey) } else { Ok(Self(keys)) }
     }
 
+    /// Whether there are keys besides the first.
+    #[must_use]
+    pub fn has_others(&self) -> bool {
+        self.0.len() > 1
+    }
+
     /// Encrypts for one `place` (for example `instance:<id>`): the result cannot be decrypted as
     /// the secret of another place.
     ///

@@ -7,6 +7,7 @@
 mod binding;
 mod instance;
 mod keyring;
+mod legacy;
 mod redact;
 mod template;
 mod tokens;
@@ -14,6 +15,7 @@ mod tokens;
 pub use binding::{Facts, binding_document};
 pub use instance::{BindingSecrets, InstanceSecrets};
 pub use keyring::{FINGERPRINT_BYTES, KeyError, Keyring};
+pub use legacy::legacy_secrets;
 pub use redact::redact;
 pub use template::{TemplateError, check_template, render_document_text, render_text};
 pub use tokens::{TokenError, Tokens};

@@ -5,15 +5,24 @@
 //! ```text
 //! <safe name>/volumes/<path in the container>   mounted; owner and mode of the plan
 //! <safe name>/draft                             a volume that is being made
+//! <safe name>/maintenance                       made by an operator; see `lifecycle::tend`
 //! <safe name>/tls                               the certificate; see `certificate.rs`
+//! <safe name>/record                            what the store knows of it; see `record.rs`
+//! <safe name>/snapshot, failed, stale           of upgrades; see `snapshot.rs`
 //! .trash/<safe name>.<random>                   on its way out
 //! ```
 //!
-//! Invariants: nothing outside the root is ever written or removed; a directory with data leaves
-//! only through [`Disk::remove`], in one rename, so that a half-removed one is never mistaken for
-//! an instance's.
+//! Invariants: nothing outside the root is ever written or removed (but see `legacy.rs`); a directory
+//! with data leaves only through [`Disk::remove`], or as a copy that was given up, in one rename, so
+//! that a half-removed one is never mistaken for an instance's.
 
 mod certificate;
+mod inventory;
+mod legacy;
+mod read;
+mod record;
+mod snapshot;
+mod usage;
 
 use std::{
     fs, io,
@@ -22,12 +31,17 @@ use std::{
 };
 
 pub use certificate::{CertificateFiles, Installed};
+pub use inventory::{Grave, Used};
+pub use legacy::hindrance;
+pub use snapshot::{Copying, Draft, Snapshot};
+pub use usage::Usage;
 
 use crate::catalog::Volume;
 
 const TRASH: &str = ".trash";
 const VOLUMES: &str = "volumes";
 const DRAFT: &str = "draft";
+const MAINTENANCE: &str = "maintenance";
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,14 @@ pub enum DiskError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Data that could not be copied.
+    #[error("cannot copy {path}: {words}")]
+    Copy {
+        /// What.
+        path: PathBuf,
+        /// What was said.
+        words: String,
     },
     /// A name that is not the safe name of an instance.
     #[error("{0:?} is not the name of an instance directory")]
@@ -78,6 +100,13 @@ impl Disk {
             fs::remove_dir_all(&trash).map_err(wrap("empty", &trash))?;
         }
         Ok(disk)
+    }
+
+    /// The root of a broker that may be running; nothing is made or emptied.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        // One that is missing has no directories; whatever reads it says so.
+        Self { root: fs::canonicalize(root).unwrap_or_else(|_| root.to_owned()) }
     }
 
     /// The root.
@@ -147,21 +176,36 @@ impl Disk {
         Ok(self.directory(name)?.exists())
     }
 
+    /// Whether an operator wants the container of an instance to be left alone.
+    ///
+    /// # Errors
+    /// [`DiskError::BadName`].
+    pub fn is_in_maintenance(&self, name: &str) -> Result<bool, DiskError> {
+        Ok(self.directory(name)?.join(MAINTENANCE).exists())
+    }
+
     /// Removes the directory of an instance with all its data. One that is gone is fine.
     ///
     /// # Errors
     /// [`DiskError`]. What was renamed into the trash is removed at the next start at the latest.
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
-        let directory = self.directory(name)?;
+        self.bury(name, &self.directory(name)?)
+    }
+
+    /// Removes a directory of an instance by way of the trash. One that is gone is fine.
+    fn bury(&self, name: &str, directory: &Path) -> Result<(), DiskError> {
+        if !directory.exists() {
+            return Ok(());
+        }
         let trash = self.root.join(TRASH);
         fs::create_dir_all(&trash).map_err(wrap("make", &trash))?;
         let grave = tempfile::Builder::new()
             .prefix(&format!("{name}."))
             .tempdir_in(&trash)
             .map_err(wrap("make a directory in", &trash))?;
-        match fs::rename(&directory, grave.path().join("data")) {
+        match fs::rename(directory, grave.path().join("data")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(wrap("remove", &directory)(error)),
+            Err(error) => Err(wrap("remove", directory)(error)),
             Ok(()) => {
                 let path = grave.path().to_owned();
                 grave.close().map_err(wrap("remove", &path))

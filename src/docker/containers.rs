@@ -1,6 +1,10 @@
 //! Containers: each verb is idempotent.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
 
 use bollard::{
     container::LogOutput,
@@ -16,14 +20,15 @@ use bollard::{
 use futures_util::StreamExt;
 
 use super::{
-    ContainerSpec, DockerError, Engine, Labels, Published,
+    Condition, ContainerSpec, DockerError, Engine, Labels, Published, Reach,
+    condition::{self, is_networked},
     convert::create_body,
     engine::{QUICK, SLOW},
     error::status,
-    labels::{OWNER, SPEC},
-    published::published,
+    labels::SPEC,
+    published::{published, reachable},
 };
-use crate::catalog::RestartPolicy;
+use crate::catalog::{ContainerPort, RestartPolicy};
 
 /// Most that is kept of what a command printed.
 const EXEC_OUTPUT_BYTES: usize = 64 << 10;
@@ -34,7 +39,11 @@ const EXEC_OUTPUT_BYTES: usize = 64 << 10;
 pub struct ContainerFacts {
     /// dockerd's id.
     pub id: String,
-    /// Its labels, if a broker made it.
+    /// Name in Docker.
+    pub name: String,
+    /// dockerd's id of the image that it was made of.
+    pub image_id: String,
+    /// Its labels, if a broker made it or has adopted it.
     pub labels: Option<Labels>,
     /// Hash of the spec that it was made of.
     pub spec_hash: Option<String>,
@@ -44,6 +53,10 @@ pub struct ContainerFacts {
     pub paused: bool,
     /// It ended and waits to be started again.
     pub restarting: bool,
+    /// The same, and more, in a word.
+    pub condition: Condition,
+    /// What of it can be reached from outside.
+    pub reach: Reach,
     /// Exit code of its process, if it has ended.
     pub exit_code: i64,
     /// How often dockerd has started it again.
@@ -56,6 +69,35 @@ pub struct ContainerFacts {
     pub address: Option<IpAddr>,
     /// Ports that it publishes; none while it does not run.
     pub published: Vec<Published>,
+    /// Ports that it was made to publish, without those that Docker chooses at every start.
+    pub fixed: Vec<Published>,
+}
+
+impl ContainerFacts {
+    /// Whether these are its ports on this address of the host now, or will be when it is started.
+    #[must_use]
+    pub fn has_ports(&self, ports: &BTreeMap<ContainerPort, u16>, address: IpAddr) -> bool {
+        let known = reachable(if self.running { &self.published } else { &self.fixed }, address);
+        ports.iter().all(|(inner, outer)| known.get(inner) == Some(outer))
+    }
+
+    /// Whether this is what [`Engine::ensure_container`] would make. An adopted one has no hash: it
+    /// is what this generation of the instance is, unless Docker was left to choose its ports, and
+    /// has chosen others.
+    #[must_use]
+    pub fn is_wanted(&self, spec: &ContainerSpec) -> bool {
+        let is_ours = |labels: &&Labels| {
+            labels.owner == spec.labels.owner && labels.instance_id == spec.labels.instance_id
+        };
+        let Some(labels) = self.labels.as_ref().filter(is_ours) else { return false };
+        match &self.spec_hash {
+            Some(hash) => *hash == spec.hash(),
+            None => {
+                labels.generation == spec.labels.generation
+                    && self.has_ports(&spec.ports, spec.publish_address)
+            }
+        }
+    }
 }
 
 /// A container of this broker, out of a listing.
@@ -65,8 +107,10 @@ pub struct OwnedContainer {
     pub name: String,
     /// Its labels.
     pub labels: Labels,
-    /// Its process runs.
-    pub running: bool,
+    /// How it is.
+    pub condition: Condition,
+    /// What of it can be reached from outside.
+    pub reach: Reach,
     /// Id (or name) of the network that it is on.
     pub network: Option<String>,
 }
@@ -85,12 +129,12 @@ impl Engine {
         let Some(found) = self.inspect(&spec.name).await? else {
             return self.create(spec).await.map(|_| ());
         };
-        match found.labels {
+        match &found.labels {
             Some(labels)
                 if labels.owner == self.owner()
                     && labels.instance_id == spec.labels.instance_id =>
             {
-                if found.spec_hash.as_deref() == Some(spec.hash().as_str()) {
+                if found.is_wanted(spec) {
                     return Ok(());
                 }
                 // Its clients may have written to it: it ends as gently as any other.
@@ -105,15 +149,25 @@ impl Engine {
     /// Whether it was made; `false` when the name is taken.
     async fn create(&self, spec: &ContainerSpec) -> Result<bool, DockerError> {
         let network = self.networks.assign(self, &spec.labels.instance_id).await?;
-        let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+        self.create_on(spec, &spec.name, &network).await
+    }
+
+    /// Likewise under a name that is not (yet) the spec's, on this network.
+    pub(super) async fn create_on(
+        &self,
+        spec: &ContainerSpec,
+        name: &str,
+        network: &str,
+    ) -> Result<bool, DockerError> {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
         let request = async |docker: &bollard::Docker| match docker
-            .create_container(Some(options), create_body(spec, &network))
+            .create_container(Some(options), create_body(spec, network))
             .await
         {
             Err(error) if status(&error) == Some(409) => Ok(false),
             other => other.map(|_| true),
         };
-        self.call("create", &object(&spec.name), SLOW, request).await
+        self.call("create", &object(name), SLOW, request).await
     }
 
     /// Starts a container; a running one is fine.
@@ -142,6 +196,18 @@ impl Engine {
                 other => other,
             };
         self.call("stop", &object(name), SLOW + grace, request).await
+    }
+
+    /// Lets a paused container go on; one that is not paused is fine.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn unpause(&self, name: &str) -> Result<(), DockerError> {
+        let request = async |docker: &bollard::Docker| docker.unpause_container(name).await;
+        match self.call("unpause", &object(name), QUICK, request).await {
+            Err(error) if self.inspect(name).await?.is_some_and(|facts| facts.paused) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Sends a signal to the process of a running container.
@@ -207,7 +273,10 @@ impl Engine {
             other => other.map(Some),
         };
         let found = self.call("inspect", &object(name), QUICK, request).await?;
-        Ok(found.map(facts))
+        Ok(found.map(|found| facts(found, self.publish_address())).map(|facts| ContainerFacts {
+            labels: facts.labels.or_else(|| self.adopted_labels(&facts.id)),
+            ..facts
+        }))
     }
 
     /// Which generation the container of this name is, if it is one of this instance.
@@ -251,21 +320,27 @@ impl Engine {
     /// # Errors
     /// [`DockerError`].
     pub async fn list_owned(&self) -> Result<Vec<OwnedContainer>, DockerError> {
-        let filters = HashMap::from([("label", vec![format!("{OWNER}={}", self.owner())])]);
+        let filters = HashMap::from([("label", vec![self.label_filter()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let request = async |docker: &bollard::Docker| docker.list_containers(Some(options)).await;
         let listed = self.call("list", "containers", SLOW, request).await?;
         let owned = listed.into_iter().filter_map(|summary| {
-            let state = summary.state.map(|state| state.to_string());
+            let condition = condition::listed(&summary);
+            let ports = condition::listed_ports(summary.ports.as_ref(), self.publish_address());
+            let networks = summary.network_settings?.networks;
+            let labels = Labels::from_map(&summary.labels?);
+            let labels = labels.or_else(|| self.adopted_labels(&summary.id?))?;
+            if labels.owner != self.owner() {
+                return None;
+            }
             Some(OwnedContainer {
                 name: summary.names?.first()?.trim_start_matches('/').to_owned(),
-                labels: Labels::from_map(&summary.labels?)?,
-                running: state.as_deref() == Some("running"),
-                network: summary.network_settings?.networks?.into_iter().next().map(
-                    |(name, endpoint)| {
-                        endpoint.network_id.filter(|id| !id.is_empty()).unwrap_or(name)
-                    },
-                ),
+                labels,
+                condition,
+                reach: Reach { networked: is_networked(networks.as_ref()), ports },
+                network: networks.into_iter().flatten().next().map(|(name, endpoint)| {
+                    endpoint.network_id.filter(|id| !id.is_empty()).unwrap_or(name)
+                }),
             })
         });
         Ok(owned.collect())
@@ -368,21 +443,35 @@ async fn gone(docker: &bollard::Docker, name: &str) -> Result<(), Error> {
     }
 }
 
-fn facts(found: ContainerInspectResponse) -> ContainerFacts {
+fn facts(found: ContainerInspectResponse, address: IpAddr) -> ContainerFacts {
     let state = found.state.unwrap_or_default();
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
     let settings = found.network_settings.unwrap_or_default();
+    let bindings = found.host_config.and_then(|host| host.port_bindings).unwrap_or_default();
+    let published_ports = published(settings.ports.unwrap_or_default());
+    let reach = Reach {
+        networked: is_networked(settings.networks.as_ref()),
+        ports: published_ports
+            .iter()
+            .filter(|one| one.is_on(address))
+            .map(|one| one.outer)
+            .collect(),
+    };
     let address = settings.networks.unwrap_or_default().into_values().find_map(|endpoint| {
         let address = endpoint.ip_address.filter(|address| !address.is_empty());
         address.or(endpoint.global_ipv6_address)?.parse().ok()
     });
     ContainerFacts {
         id: found.id.unwrap_or_default(),
+        name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        image_id: found.image.unwrap_or_default(),
         spec_hash: labels.get(SPEC).cloned(),
         labels: Labels::from_map(&labels),
         running: state.running.unwrap_or(false),
         paused: state.paused.unwrap_or(false),
         restarting: state.restarting.unwrap_or(false),
+        condition: condition::inspected(&state),
+        reach,
         exit_code: state.exit_code.unwrap_or(0),
         restart_count: found.restart_count.unwrap_or(0),
         oom_killed: state.oom_killed.unwrap_or(false),
@@ -392,6 +481,7 @@ fn facts(found: ContainerInspectResponse) -> ContainerFacts {
             HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
         }),
         address,
-        published: published(settings.ports.unwrap_or_default()),
+        published: published_ports,
+        fixed: published(bindings),
     }
 }

@@ -1,11 +1,21 @@
 //! The connection to dockerd.
 
-use std::{future::Future, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::IpAddr,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
 use bollard::{API_DEFAULT_VERSION, Docker, errors::Error};
 use tokio::{sync::OnceCell, time::timeout};
 
-use super::{DockerError, networks::Networks};
+use super::{
+    DockerError, Labels,
+    labels::{LEGACY_INSTANCE, OWNER},
+    networks::Networks,
+};
 
 /// Time limit of quick requests.
 pub(super) const QUICK: Duration = Duration::from_secs(30);
@@ -33,6 +43,9 @@ pub struct EngineOptions {
 pub struct Engine {
     pub(super) options: EngineOptions,
     pub(super) networks: Networks,
+    /// What the labels of adopted containers would say, by the containers' ids: Docker cannot
+    /// change the labels of a container that is there.
+    adopted: RwLock<HashMap<String, Labels>>,
     client: OnceCell<Docker>,
 }
 
@@ -41,7 +54,29 @@ impl Engine {
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let networks = Networks::new(&options.owner, options.instances_per_network);
-        Self { options, networks, client: OnceCell::new() }
+        Self { options, networks, adopted: RwLock::default(), client: OnceCell::new() }
+    }
+
+    /// From now on the container of this id, which somebody else has made, counts as one with
+    /// these labels. By its id, so no other container is ever meant.
+    pub fn adopt(&self, container_id: &str, labels: Labels) {
+        let mut adopted = self.adopted.write().unwrap_or_else(PoisonError::into_inner);
+        adopted.insert(container_id.to_owned(), labels);
+    }
+
+    /// What the labels of the container of this id would say, if it was adopted.
+    pub(super) fn adopted_labels(&self, id: &str) -> Option<Labels> {
+        self.adopted.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// The label that all containers of this broker have. With adopted ones it is a label that
+    /// others may have as well, so what comes of such a filter has to be looked at.
+    pub(super) fn label_filter(&self) -> String {
+        if self.adopted.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            format!("{OWNER}={}", self.owner())
+        } else {
+            LEGACY_INSTANCE.to_owned()
+        }
     }
 
     /// Name of the broker.

@@ -121,6 +121,8 @@ impl Engine {
             Ok(Err(error)) => Err(failed(error)),
             Ok(Ok(None)) => Ok(Ran::TooMuch),
             Ok(Ok(Some((stdout, stderr)))) => match timeout(EXIT, exit_code(docker, &id)).await {
+                // dockerd forgets what ran in a container that has ended.
+                Ok(Err(error)) if not_running(&error) => Err(DockerError::NotRunning { object }),
                 Ok(code) => Ok(Ran::Ended(Ended { code: code.map_err(failed)?, stdout, stderr })),
                 // Its output is closed, but it runs.
                 Err(_) => Ok(Ran::TimedOut),

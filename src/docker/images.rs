@@ -35,6 +35,17 @@ pub struct ImageFacts {
     pub ports: Vec<ContainerPort>,
     /// Volumes that it declares.
     pub volumes: Vec<String>,
+    /// Its environment, `NAME=value`.
+    pub environment: Vec<String>,
+}
+
+impl ImageFacts {
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let values = self.environment.iter().filter_map(|pair| pair.split_once('='));
+        values.filter(|(known, _)| *known == name).map(|(_, value)| value).next_back()
+    }
 }
 
 impl From<ImageInspect> for ImageFacts {
@@ -47,7 +58,12 @@ impl From<ImageInspect> for ImageFacts {
         ports.sort();
         let mut volumes = config.volumes.unwrap_or_default();
         volumes.sort();
-        Self { id: found.id.unwrap_or_default(), ports, volumes }
+        Self {
+            id: found.id.unwrap_or_default(),
+            ports,
+            volumes,
+            environment: config.env.unwrap_or_default(),
+        }
     }
 }
 
@@ -262,6 +278,39 @@ impl Images {
             return Ok(facts.clone());
         }
         self.fetch(image).await
+    }
+
+    /// The facts of an image, when it is here.
+    pub async fn wait_for(&self, image: &ImageReference) -> ImageFacts {
+        let mut status = self.entry(image, None).status.subscribe();
+        loop {
+            if let ImageStatus::Ready(facts) = &*status.borrow_and_update() {
+                return facts.clone();
+            }
+            if status.changed().await.is_err() {
+                // The sender lives as long as the entry, which is never removed.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// What is behind a reference on this host now, without obtaining it; `None`: nothing.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub async fn look(&self, image: &ImageReference) -> Result<Option<ImageFacts>, DockerError> {
+        let found = self.engine.inspect_image(image).await?;
+        if let Some(facts) = &found {
+            // The tag may have moved since it was looked at.
+            self.entry(image, None).status.send_if_modified(|status| match status {
+                ImageStatus::Ready(known) if known != facts => {
+                    known.clone_from(facts);
+                    true
+                }
+                _ => false,
+            });
+        }
+        Ok(found)
     }
 
     /// Takes back that an image is here, after dockerd said that it is not.

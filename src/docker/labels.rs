@@ -6,15 +6,15 @@ use std::collections::HashMap;
 
 /// Every object of a broker carries this label with the broker's name.
 pub(super) const OWNER: &str = "io.docker-broker.owner";
-const INSTANCE: &str = "io.docker-broker.instance";
+pub(super) const INSTANCE: &str = "io.docker-broker.instance";
 const SERVICE: &str = "io.docker-broker.service";
 const SERVICE_NAME: &str = "io.docker-broker.service-name";
 const PLAN: &str = "io.docker-broker.plan";
 const GENERATION: &str = "io.docker-broker.generation";
 pub(super) const SPEC: &str = "io.docker-broker.spec";
 /// cf-containers-broker's labels, which operators' scripts know.
-const LEGACY_PLAN: &str = "plan_id";
-const LEGACY_INSTANCE: &str = "instance_id";
+pub(super) const LEGACY_PLAN: &str = "plan_id";
+pub(super) const LEGACY_INSTANCE: &str = "instance_id";
 
 /// What a container's labels say of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,6 +66,10 @@ pub struct Inputs<'a> {
     pub generation: i64,
     /// The plan.
     pub definition: &'a Definition,
+    /// Environment that an adopted container had from its former broker.
+    pub legacy_environment: Vec<(String, String)>,
+    /// Host name of an adopted container; `None`: one made of the instance's name.
+    pub hostname: Option<String>,
     /// Environment out of secrets.
     pub secret_environment: Vec<(String, String)>,
     /// Environment out of developers' parameters.
@@ -93,8 +97,12 @@ pub fn container_spec(inputs: Inputs<'_>) -> ContainerSpec {
     let container = &plan.container;
     // Later entries win: the plan's own, then credentials, then what a developer may set.
     let mut environment: Vec<(String, String)> = Vec::new();
-    let sources =
-        [container.environment.clone(), inputs.secret_environment, inputs.parameter_environment];
+    let sources = [
+        container.environment.clone(),
+        inputs.legacy_environment,
+        inputs.secret_environment,
+        inputs.parameter_environment,
+    ];
     for (name, value) in sources.into_iter().flatten() {
         environment.retain(|(known, _)| *known != name);
         environment.push((name, value));
@@ -117,7 +125,9 @@ pub fn container_spec(inputs: Inputs<'_>) -> ContainerSpec {
     ContainerSpec {
         name: container_name(inputs.owner, inputs.instance_name),
         // The same in every generation, for servers that put it into their data.
-        hostname: hex(&Sha256::digest(inputs.instance_name.as_bytes()))[..12].to_owned(),
+        hostname: inputs.hostname.unwrap_or_else(|| {
+            hex(&Sha256::digest(inputs.instance_name.as_bytes()))[..12].to_owned()
+        }),
         image: container.image.clone(),
         entrypoint: container.entrypoint.clone(),
         command: container.command.clone(),

@@ -144,6 +144,7 @@ impl Broker {
         let (operation, created) = match decided {
             Decision::Bound(sealed, created) => {
                 reach(Step::BindCommitted);
+                self.store.settle(&instance).await?;
                 if created && sealed.lifetime_seconds.is_some() {
                     self.expiring.notify_one();
                 }
@@ -190,18 +191,15 @@ impl Broker {
         let Some(row) = rows.find_instance(id)? else {
             return Ok(Err(Refusal::NotFound(format!("service instance {id} does not exist"))));
         };
+        if let Err(refusal) = self.require_current(id) {
+            return Ok(Err(refusal));
+        }
         if let Some(offer) = self.catalog.find_plan(&row.plan_id)
             && !offer.service.is_bindable(&offer.plan)
         {
             return Ok(Err(Refusal::Unprocessable(format!(
                 "instances of plan {:?} cannot be bound",
                 offer.plan.name
-            ))));
-        }
-        let home = rows.find_host_of(id)?;
-        if self.is_lost(home.as_deref().unwrap_or(id)) {
-            return Ok(Err(Refusal::Unprocessable(format!(
-                "service instance {id} could not be brought back after a restart; ask the operator"
             ))));
         }
         Ok(match state_of(&row) {
@@ -252,6 +250,13 @@ impl Broker {
             Ok(existing) => existing,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let home = rows.find_host_of(&row.id)?;
+        if rows.find_health(home.as_deref().unwrap_or(&row.id))?.is_some() {
+            return Ok(Err(Refusal::Unprocessable(format!(
+                "service instance {} does not work at present; try again later, or ask the operator",
+                row.id
+            ))));
+        }
         let hooked = plan.lifecycle.bind.is_some();
         let lifetime_seconds =
             plan.binding_lifetime.and_then(|lifetime| i64::try_from(lifetime.as_secs()).ok());

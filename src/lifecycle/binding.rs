@@ -128,6 +128,7 @@ impl Sealed {
             bind_resource: &self.bind_resource,
             context: &self.context,
             secrets: self.secrets.as_ref()?,
+            made: self.document.get("credentials").and_then(Value::as_object),
         })
     }
 
@@ -145,7 +146,7 @@ impl Sealed {
 }
 
 /// Seconds since the epoch as OSB wants dates: `2026-01-31T12:00:00.0Z`.
-fn timestamp(seconds: i64) -> String {
+pub(super) fn timestamp(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Years that begin with March, in eras of 400 of them, from 0000-03-01.
     let days = days + 719_468;

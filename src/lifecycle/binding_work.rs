@@ -106,6 +106,7 @@ impl Broker {
                     host: &self.limits.external_host,
                     operation_id,
                     binding: sealed.for_hook(&row.id),
+                    versions: None,
                 };
                 self.run_hook(hook, &input, context).await?
             }
@@ -198,7 +199,7 @@ impl Broker {
                     rows.delete_binding(&row.instance_id, &row.id)?;
                 } else {
                     let state = BindingState::BindFailed.as_str().to_owned();
-                    rows.update_binding(&BindingRow { state, expires_at: None, ..row })?;
+                    rows.update_binding(&BindingRow { state, ..row })?;
                 }
                 Ok(Ok(()))
             }
@@ -230,6 +231,7 @@ impl Broker {
             host: &self.limits.external_host,
             operation_id,
             binding: Some(binding),
+            versions: None,
         };
         let hooked = self.run_hook(hook, &input, context).await?;
         Ok(matches!(hooked, Hooked::Done(_)))

@@ -1,8 +1,8 @@
 //! The broker: the rooms put together.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,14 +13,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    Refusal,
+    adopted::know_adopted,
+    error::InternalError,
+    health::WATCHED,
     hook::Turns,
-    keys::{KEY_PROOF, StartError, use_first_key},
+    keys::{KEY_PROOF, Resealed, StartError, use_first_key},
+    ledger::Ledger,
     recover::Recovery,
     work::Works,
 };
 use crate::{
     catalog::Catalog,
-    config::{PortRange, ServiceTlsSettings},
+    config::{PortRange, ServiceTlsSettings, SnapshotSettings},
     credentials::Keyring,
     disk::Disk,
     docker::{Engine, Images},
@@ -41,6 +46,8 @@ pub struct Limits {
     pub max_instances: u32,
     /// Containers that are made and started at the same time.
     pub max_parallel_starts: usize,
+    /// What is kept of an instance's data while it is upgraded.
+    pub upgrade_snapshot: SnapshotSettings,
     /// How long an operation waits for a dockerd that does not answer.
     pub operation_timeout: Duration,
 }
@@ -54,6 +61,10 @@ pub struct Status {
     pub docker: Option<String>,
     /// Why the store cannot be used; `None`: it can.
     pub store: Option<String>,
+    /// Ids of the instances that do not work at present, as far as the store can be read.
+    pub unwell: Vec<String>,
+    /// Why the last copy of the store could not be made; `None`: it could, or there was none yet.
+    pub store_backup: Option<String>,
     /// The tarballs of the images directory are loaded, as far as they can be.
     pub images_loaded: bool,
 }
@@ -62,11 +73,13 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Broker {
     pub(super) catalog: Catalog,
-    pub(super) store: Store,
+    pub(super) store: Ledger,
     pub(super) docker: Arc<Engine>,
     pub(super) images: Arc<Images>,
     pub(super) disk: Disk,
     pub(super) keys: Arc<Keyring>,
+    /// Stored secrets that no key opens are still sealed with another key than the first.
+    pub(super) has_damaged_secrets: bool,
     pub(super) limits: Limits,
     pub(super) works: Arc<Works>,
     pub(super) turns: Turns,
@@ -75,8 +88,12 @@ pub struct Broker {
     pub(super) starts: Semaphore,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
-    /// Instances that could not be brought back after this start.
-    pub(super) lost: Mutex<BTreeSet<String>>,
+    /// Adopted instances whose container and directory have yet to be looked at after this start.
+    pub(super) unsettled: Mutex<HashSet<String>>,
+    /// Held while one of them is settled: directories are exchanged, and would be changed back.
+    pub(super) settling: tokio::sync::Mutex<()>,
+    /// Why the last copy of the store could not be made.
+    pub(super) backup: Mutex<Option<String>>,
     pub(super) recovery: tokio::sync::watch::Sender<Recovery>,
 }
 
@@ -95,7 +112,9 @@ impl Broker {
         limits: Limits,
     ) -> Result<Self, StartError> {
         let keys = Arc::new(keys);
-        use_first_key(&store, &keys).await?;
+        let Resealed { damaged, .. } = use_first_key(&store, &keys).await?;
+        let adopted = know_adopted(&store, &keys, &docker).await?;
+        let store = Ledger::new(store, disk.clone(), Arc::clone(&keys));
         Ok(Self {
             catalog,
             store,
@@ -103,6 +122,7 @@ impl Broker {
             images,
             disk,
             keys,
+            has_damaged_secrets: !damaged.is_empty(),
             starts: Semaphore::new(limits.max_parallel_starts),
             limits,
             works: Arc::default(),
@@ -110,7 +130,9 @@ impl Broker {
             expiring: Notify::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            lost: Mutex::default(),
+            unsettled: Mutex::new(adopted.into_iter().collect()),
+            settling: tokio::sync::Mutex::new(()),
+            backup: Mutex::default(),
             recovery: tokio::sync::watch::Sender::new(Recovery::Waiting),
         })
     }
@@ -127,34 +149,72 @@ impl Broker {
         &self.images
     }
 
-    fn lost(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the store knows an older state of an instance than its record, or may do so.
+    pub(super) fn is_outdated(&self, instance_id: &str) -> bool {
+        self.store.is_left_alone(instance_id)
     }
 
-    /// Whether an instance was usable before this start, and could not be brought back.
-    pub(super) fn is_lost(&self, instance_id: &str) -> bool {
-        self.lost().contains(instance_id)
+    /// Refuses to change an instance of which the store knows an older state than its record. It
+    /// can be deleted.
+    pub(super) fn require_current(&self, instance_id: &str) -> Result<(), Refusal> {
+        if !self.is_outdated(instance_id) {
+            return Ok(());
+        }
+        Err(Refusal::Unprocessable(format!(
+            "the broker knows an older state of service instance {instance_id} than there was; ask \
+             the operator"
+        )))
     }
 
-    pub(super) fn lose(&self, instance_id: &str) {
-        self.lost().insert(instance_id.to_owned());
+    /// Compares the records beside the data with the store. Changes of any instance wait for it.
+    pub(super) async fn compare_records(&self) -> Result<(), InternalError> {
+        let compared = self.store.compare(false).await?;
+        if compared.written > 0 {
+            tracing::info!(
+                instances = compared.written,
+                "the records beside the data were brought up to date"
+            );
+        }
+        let left = compared.left();
+        if self.keys.has_others() && !self.has_damaged_secrets && left.is_empty() {
+            tracing::info!(
+                "everything is sealed with the first of encryption_keys; the others are not needed \
+                 any more"
+            );
+        } else if self.keys.has_others() {
+            tracing::warn!(
+                records = left.join(", "),
+                damaged_secrets = self.has_damaged_secrets,
+                "not everything is sealed with the first of encryption_keys; keep the others"
+            );
+        }
+        self.store.allow_writes();
+        Ok(())
     }
 
-    pub(super) fn found(&self, instance_id: &str) {
-        self.lost().remove(instance_id);
+    /// Writes records that could not be written at once, until the broker stops.
+    pub async fn keep_recording(&self) {
+        self.store.keep_recording(&self.stopping).await;
     }
 
     /// How the broker is.
     pub async fn status(&self) -> Status {
-        let (docker, store) = tokio::join!(
-            self.docker.ping(),
-            self.store.read(|rows| rows.find_meta(KEY_PROOF).map(|_| ()))
-        );
+        let looked = self.store.read(|rows| {
+            rows.find_meta(KEY_PROOF)?;
+            rows.list_unwell(WATCHED)
+        });
+        let (docker, looked) = tokio::join!(self.docker.ping(), looked);
+        let (unwell, store) = match looked {
+            Ok(unwell) => (unwell, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let say = |error: &dyn std::error::Error| Chain(error).to_string();
         Status {
             recovery: self.recovery.borrow().clone(),
             docker: docker.err().map(|error| say(&error)),
-            store: store.err().map(|error| say(&error)),
+            store: store.map(|error| say(&error)),
+            unwell,
+            store_backup: self.backup.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             images_loaded: self.images.is_directory_loaded(),
         }
     }

@@ -7,19 +7,20 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Broker, InstanceState, Refusal,
-    error::{Failure, InternalError},
+    error::Failure,
     instance::{Instance, Private},
-    retry::pause_for,
+    retry::{pause_for, while_unreachable},
     work::Context,
 };
 use crate::{
     catalog::{Plan, Reload, ServiceTls},
     certificates::Leaf,
     credentials::redact,
-    disk::{CertificateFiles, Disk, DiskError, Installed},
+    disk::{CertificateFiles, Installed},
     store::InstanceRow,
     telemetry::Chain,
 };
@@ -111,7 +112,7 @@ impl Broker {
         let (name, owner, mode) = (instance.row.name.clone(), tls.owner, tls.mode);
         // A container that is yet to be made starts with it.
         let in_use = instance.state != InstanceState::Provisioning;
-        self.on_disk(move |disk| {
+        let installed = self.on_disk(move |disk| {
             let files = CertificateFiles {
                 ca: authority.bundle(),
                 certificate: &issued.certificate,
@@ -121,8 +122,8 @@ impl Broker {
                 in_use,
             };
             disk.install_certificate(&name, files)
-        })
-        .await
+        });
+        Ok(installed.await?)
     }
 
     /// Hosts that bindings of an instance name.
@@ -138,15 +139,6 @@ impl Broker {
             }
         }
         names
-    }
-
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Disk) -> Result<T, DiskError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let disk = self.disk.clone();
-        let done = tokio::task::spawn_blocking(move || work(&disk)).await;
-        Ok(done.map_err(|_| InternalError::Panic)??)
     }
 
     /// Renews certificates until the broker stops.
@@ -181,22 +173,31 @@ impl Broker {
         let Some(tls) = tls_of(&instance).filter(|_| instance.state.is_usable()) else {
             return Ok(());
         };
+        let safe = instance.row.name.clone();
+        if self.is_outdated(id) || self.on_disk(move |disk| disk.is_in_maintenance(&safe)).await? {
+            return Ok(());
+        }
+        // Neither a directory on a mount point without its disk, nor a start without the data.
+        if !instance.is_guest() {
+            self.require_data(&instance).await?;
+        }
         self.ensure_certificate(&instance).await?;
         let name = instance.row.name.clone();
         if !self.on_disk(move |disk| disk.is_reload_pending(&name)).await? {
             return Ok(());
         }
         let container = self.container_name(&instance.row.name);
-        let found = self.docker.inspect(&container).await?;
-        if !found.is_some_and(|facts| facts.running) {
-            // It takes the new certificate when it starts; until then there is nobody to tell.
-            return Ok(());
+        // One that does not run takes the new certificate when it starts; until then there is nobody
+        // to tell. A restart may have stopped it and come no further.
+        match self.docker.inspect(&container).await? {
+            Some(facts) if facts.running || matches!(tls.reload, Reload::Restart) => {}
+            _ => return Ok(()),
         }
         let context = Context::unattended(cancel, Instant::now() + RELOAD);
         self.reload(&instance, &tls.reload, &container, &context).await?;
         tracing::info!(instance.id = id, "the service has taken its new TLS certificate");
         let name = instance.row.name.clone();
-        self.on_disk(move |disk| disk.clear_reload(&name)).await
+        Ok(self.on_disk(move |disk| disk.clear_reload(&name)).await?)
     }
 
     async fn reload(
@@ -211,8 +212,12 @@ impl Broker {
             Reload::Restart => {
                 let grace = instance.definition.plan.container.stop_timeout;
                 self.docker.stop(container, grace).await?;
-                self.docker.start(container).await?;
-                self.wait_until_ready(instance, context).await
+                // What it has stopped it starts, also when the broker stops meanwhile. Stopping may
+                // have taken all the time.
+                let context = context.renewed(RELOAD);
+                let start = || self.docker.start(container);
+                while_unreachable(&CancellationToken::new(), context.deadline, start).await?;
+                self.wait_until_ready(instance, &context).await
             }
             Reload::Script(script) => {
                 let command = ["/bin/sh", "-c", script].map(str::to_owned);

@@ -76,12 +76,15 @@ impl Broker {
         let plan = &definition.plan;
         let parameters = parameter_environment(plan, &instance.private.parameters)
             .map_err(|refusal| Failure::because(refusal.to_string()))?;
+        let adopted = instance.private.adopted.as_ref();
         Ok(spec::container_spec(spec::Inputs {
             owner: self.docker.owner(),
             instance_name: &instance.row.name,
             instance_id: &instance.row.id,
             generation: instance.row.generation,
             definition,
+            legacy_environment: adopted.map(|from| from.environment.clone()).unwrap_or_default(),
+            hostname: adopted.map(|from| from.hostname.clone()),
             secret_environment: instance.private.secrets.environment(plan),
             parameter_environment: parameters,
             ports: instance.ports.clone(),
@@ -182,6 +185,14 @@ impl Broker {
     ) -> Result<(), Failure> {
         let name = self.container_name(&instance.row.name);
         self.require_certificate(instance).await?;
+        let was_running = if tls_of(instance).is_some() {
+            let inspect = || self.docker.inspect(&name);
+            let found = while_unreachable(&context.cancel, context.deadline, inspect).await?;
+            found.is_some_and(|facts| facts.running)
+        } else {
+            // It has nothing to take.
+            true
+        };
         reached(faults.directories);
         let mut attempts = 0;
         loop {
@@ -219,7 +230,13 @@ impl Broker {
                 Err(failure) => return Err(failure),
             }
         }
-        self.wait_until_ready(instance, context).await
+        self.wait_until_ready(instance, context).await?;
+        if !was_running {
+            // It has started with its present certificate: there is nobody to tell of it.
+            let safe = instance.row.name.clone();
+            self.on_disk(move |disk| disk.clear_reload(&safe)).await?;
+        }
+        Ok(())
     }
 
     async fn create_and_start(
@@ -402,6 +419,7 @@ impl Broker {
             .await
             .map_err(|_| Failure::from(InternalError::Panic))?;
         removed?;
-        Ok(())
+        let adopted = instance.private.adopted.as_ref();
+        self.remove_legacy_link(&instance.row.name, adopted).await
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::{
     Accepted, Broker, DeleteRequest, Event, InstanceState, Refusal, Transition,
+    data_version::{migrate_name, probe_name},
     error::Failure,
     fault::{Step, reach},
     instance::{Instance, Private, operation_id, state_of},
     last_operation::{FAILED, SUCCEEDED},
-    replace::standby_name,
+    replace::{prepared_name, standby_name},
     retry::{check, while_unreachable},
     tenancy::is_host,
     work::Context,
@@ -151,6 +152,7 @@ impl Broker {
             self.take_ports(&mut instance).await;
             self.clear_guest(&instance, &operation.id, context).await?;
             reach(Step::DeprovisionHooked);
+            self.remove_directories(&instance).await?;
         } else {
             self.run_deprovision_hook(&instance, &operation.id, context).await?;
             reach(Step::DeprovisionHooked);
@@ -175,7 +177,8 @@ impl Broker {
         let grace = instance.definition.plan.container.stop_timeout;
         let name = self.container_name(&instance.row.name);
         context.step("stopping the container");
-        for name in [name.clone(), standby_name(&name)] {
+        let beside = [standby_name, prepared_name, migrate_name, probe_name].map(|of| of(&name));
+        for name in std::iter::once(name.clone()).chain(beside) {
             check(&context.cancel)?;
             let ours = while_unreachable(&context.cancel, context.deadline, || {
                 self.docker.owns(&name, &instance.row.id)

@@ -72,6 +72,12 @@ pub enum InternalError {
         /// In which way.
         why: String,
     },
+    /// What is in the store is not yet in the record beside the data.
+    #[error(
+        "the record of instance {0} could not be written (the log says why); it is tried again, \
+         and until then nothing of the instance is answered as succeeded"
+    )]
+    Unrecorded(String),
     /// A hook refused what was asked for.
     #[error("a hook refused the parameters (exit code 20)")]
     HookRefused,

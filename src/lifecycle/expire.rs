@@ -87,7 +87,7 @@ impl Broker {
             return Ok(());
         }
         let Some(instance) = self.find(&row.instance_id).await? else { return Ok(()) };
-        if !instance.state.is_usable() {
+        if !instance.state.is_usable() || self.is_outdated(&row.instance_id) {
             return Err(Failure::Interrupted);
         }
         let sealed = Sealed::open(&self.keys, row)?;

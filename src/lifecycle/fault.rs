@@ -26,11 +26,19 @@ pub enum Step {
     UpdateAccepted,
     UpdateStopped,
     UpdateRenamed,
+    UpdateCopied,
+    UpdateCopyKept,
+    UpdateMigrating,
+    UpdateMigrated,
     UpdateCreated,
+    UpdateStarted,
     UpdateReady,
+    UpdateCopySpent,
     UpdateHooked,
     UpdateCommitted,
     UpdateRollingBack,
+    UpdateDataSetAside,
+    UpdateDataBack,
     UpdateRolledBack,
     BindAccepted,
     BindUndoing,
@@ -41,11 +49,15 @@ pub enum Step {
     UnbindHooked,
     UnbindCommitted,
     KeysChanging,
+    AdoptCommitted,
+    AdoptRenamed,
+    RecordDue,
+    RecordWritten,
 }
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 46] = [
         Self::ProvisionAccepted,
         Self::ProvisionImage,
         Self::ProvisionDirectories,
@@ -65,11 +77,19 @@ impl Step {
         Self::UpdateAccepted,
         Self::UpdateStopped,
         Self::UpdateRenamed,
+        Self::UpdateCopied,
+        Self::UpdateCopyKept,
+        Self::UpdateMigrating,
+        Self::UpdateMigrated,
         Self::UpdateCreated,
+        Self::UpdateStarted,
         Self::UpdateReady,
+        Self::UpdateCopySpent,
         Self::UpdateHooked,
         Self::UpdateCommitted,
         Self::UpdateRollingBack,
+        Self::UpdateDataSetAside,
+        Self::UpdateDataBack,
         Self::UpdateRolledBack,
         Self::BindAccepted,
         Self::BindUndoing,
@@ -80,6 +100,10 @@ impl Step {
         Self::UnbindHooked,
         Self::UnbindCommitted,
         Self::KeysChanging,
+        Self::AdoptCommitted,
+        Self::AdoptRenamed,
+        Self::RecordDue,
+        Self::RecordWritten,
     ];
 
     /// Name in the environment variable, for example `ProvisionCreated`.

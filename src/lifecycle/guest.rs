@@ -1,6 +1,8 @@
 //! Instances in a container that is not theirs alone: an existing one, or a shared one. It stays
 //! when they go, so nothing of them may be left in it.
 
+use tokio::time::timeout_at;
+
 use super::{
     Broker, binding::Sealed, error::Failure, instance::Instance, retry::while_unreachable,
     work::Context,
@@ -28,6 +30,7 @@ impl Broker {
         operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
+        let instance = &self.after_host_upgrade(instance, context).await?;
         if !self.has_traces(instance, context).await? {
             return Ok(());
         }
@@ -47,9 +50,18 @@ impl Broker {
             return Ok(false);
         }
         let name = self.container_of(instance);
-        let found =
-            while_unreachable(&context.cancel, context.deadline, || self.docker.inspect(&name))
-                .await?;
+        let inspect =
+            || while_unreachable(&context.cancel, context.deadline, || self.docker.inspect(&name));
+        let mut found = inspect().await?;
+        if found.is_none() && instance.host.is_some() {
+            // After a start of the broker it may be on its way back.
+            tokio::select! {
+                () = context.cancel.cancelled() => return Err(Failure::Interrupted),
+                late = context.ended() => return Err(late),
+                _ = timeout_at(context.deadline, self.recovered()) => {}
+            }
+            found = inspect().await?;
+        }
         if found.is_none() && instance.host.is_some() {
             return Err(Failure::because(
                 "the shared container is missing; start the broker again, then delete again",

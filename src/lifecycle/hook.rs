@@ -21,6 +21,7 @@ use super::{
     hook_input::HookInput,
     instance::Instance,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
+    tenancy::is_host,
     work::Context,
 };
 use crate::{
@@ -35,6 +36,8 @@ const MAX_OUTPUT_BYTES: usize = 1 << 20;
 const NOT_READY: i64 = 10;
 /// The contract: the parameters are no good.
 const BAD_PARAMETERS: i64 = 20;
+/// Of a program that was killed: its container has ended under it, or the memory did.
+const KILLED: i64 = 128 + 9;
 
 /// What a hook did.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ enum Attempt {
     Done(Hooked),
     /// Another one may do better.
     Again(String),
+    /// By SIGKILL. A service that was not ready may have been started again meanwhile.
+    Killed,
     /// dockerd went away; it may have begun what it was asked for.
     Unreachable,
 }
@@ -83,28 +88,61 @@ impl Broker {
         input: &HookInput<'_>,
         context: &Context,
     ) -> Result<Hooked, Failure> {
-        let container = self.container_of(input.instance);
-        let mut end = None;
-        let mut pause = FIRST_PAUSE;
+        self.run_hook_in(&self.container_of(input.instance), hook, input, context).await
+    }
+
+    /// Likewise in a container of another name.
+    ///
+    /// # Errors
+    /// As [`Broker::run_hook`].
+    pub(super) async fn run_hook_in(
+        &self,
+        container: &str,
+        hook: &Hook,
+        input: &HookInput<'_>,
+        context: &Context,
+    ) -> Result<Hooked, Failure> {
         // Whether something of this operation may still run in the container.
         let mut unsure = context.resumed;
+        let ended = self.run_in_turn(container, hook, input, context, &mut unsure).await;
+        if ended.is_err() && unsure {
+            self.end_hook(container, input).await;
+        }
+        ended
+    }
+
+    async fn run_in_turn(
+        &self,
+        container: &str,
+        hook: &Hook,
+        input: &HookInput<'_>,
+        context: &Context,
+        unsure: &mut bool,
+    ) -> Result<Hooked, Failure> {
+        let mut end = None;
+        let mut pause = FIRST_PAUSE;
+        let mut again = false;
         loop {
             let waited = {
                 let _turn = tokio::select! {
                     () = context.cancel.cancelled() => return Err(Failure::Interrupted),
                     late = context.ended() => return Err(late),
-                    turn = self.turns.take(&container) => turn,
+                    turn = self.turns.take(container) => turn,
                 };
                 // Waiting for a turn is not the hook's time.
                 let end = *end.get_or_insert_with(|| Instant::now() + hook.timeout);
-                if std::mem::take(&mut unsure) {
-                    self.end_hook(&container, input).await;
+                if std::mem::take(unsure) {
+                    self.end_hook(container, input).await;
                 }
-                match self.attempt(&container, hook, input, end, context).await? {
+                match self.attempt(container, hook, input, end, context).await? {
                     Attempt::Done(hooked) => return Ok(hooked),
+                    Attempt::Killed if again => {
+                        "the hook was killed, or its container ended".to_owned()
+                    }
+                    Attempt::Killed => return Err(failed(input, "failed with exit code 137")),
                     Attempt::Again(reason) => reason,
                     Attempt::Unreachable => {
-                        unsure = true;
+                        *unsure = true;
                         "the Docker engine does not answer".to_owned()
                     }
                 }
@@ -125,6 +163,7 @@ impl Broker {
             );
             pause_for(&context.cancel, pause).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            again = true;
         }
     }
 
@@ -141,10 +180,15 @@ impl Broker {
             Action::Deprovision => self.hooking_plan(instance, action),
             _ => &instance.definition.plan,
         };
+        // Those of a shared container's plan are its tenants'.
+        if action == Action::Update && is_host(&instance.row.id) {
+            return Ok(Hooked::Absent);
+        }
         let Some(hook) = plan.lifecycle.hook(action) else { return Ok(Hooked::Absent) };
         context.step("running the hook of the plan");
         let host = &self.limits.external_host;
-        let input = HookInput { action, instance, plan, host, operation_id, binding: None };
+        let input =
+            HookInput { action, instance, plan, host, operation_id, binding: None, versions: None };
         self.run_hook(hook, &input, context).await
     }
 
@@ -170,7 +214,6 @@ impl Broker {
         end: Instant,
         context: &Context,
     ) -> Result<Attempt, Failure> {
-        let action = input.action.as_str();
         let remaining = end.saturating_duration_since(Instant::now());
         let user = input.plan.lifecycle.user.as_deref();
         let (command, environment, stdin) =
@@ -204,7 +247,7 @@ impl Broker {
                 return Err(failure);
             }
         };
-        let failed = |why: String| Err(Failure::because(format!("the {action} hook {why}")));
+        let failed = |why: String| Err(failed(input, &why));
         match ran {
             Ok(None) => Ok(Attempt::Done(Hooked::Absent)),
             Ok(Some(Ran::Ended(ended))) => judge(&ended, input),
@@ -260,6 +303,10 @@ fn command(hook: &Hook, input: &HookInput<'_>) -> Vec<String> {
     }
 }
 
+fn failed(input: &HookInput<'_>, why: &str) -> Failure {
+    Failure::because(format!("the {} hook {why}", input.action.as_str()))
+}
+
 /// What the end of a hook means.
 fn judge(ended: &Ended, input: &HookInput<'_>) -> Result<Attempt, Failure> {
     let action = input.action.as_str();
@@ -275,7 +322,7 @@ fn judge(ended: &Ended, input: &HookInput<'_>) -> Result<Attempt, Failure> {
             "a hook said"
         );
     }
-    let failed = |why: String| Err(Failure::because(format!("the {action} hook {why}")));
+    let failed = |why: String| Err(failed(input, &why));
     match ended.code {
         0 => match parse(&ended.stdout) {
             Ok(object) => Ok(Attempt::Done(Hooked::Done(object))),
@@ -304,6 +351,7 @@ fn judge(ended: &Ended, input: &HookInput<'_>) -> Result<Attempt, Failure> {
                 "is missing, or calls a program that is (exit code 127)".to_owned()
             })
         }
+        KILLED => Ok(Attempt::Killed),
         code => failed(format!("failed with exit code {code}")),
     }
 }

@@ -16,6 +16,12 @@ const MAX_PAIR_BYTES: usize = 64 << 10;
 /// Version of the contract with hooks.
 const CONTRACT: u32 = 1;
 
+/// Shorter values that developers send, or that hooks make, may be any word.
+const LEAST_SENT: usize = 8;
+/// Entries of credentials that are no secrets.
+const OPEN: [&str; 9] =
+    ["ca_certificate", "dbname", "host", "hostname", "name", "port", "ports", "username", "vhost"];
+
 /// What a hook is run for.
 pub(super) struct HookInput<'a> {
     pub(super) action: Action,
@@ -26,6 +32,8 @@ pub(super) struct HookInput<'a> {
     pub(super) host: &'a str,
     pub(super) operation_id: &'a str,
     pub(super) binding: Option<HookBinding<'a>>,
+    /// Major versions of data and image, where one is to become the other.
+    pub(super) versions: Option<(u64, u64)>,
 }
 
 /// The binding, where it is about one.
@@ -37,6 +45,8 @@ pub(super) struct HookBinding<'a> {
     pub(super) bind_resource: &'a Value,
     pub(super) context: &'a Value,
     pub(super) secrets: &'a BindingSecrets,
+    /// Its credentials, once they are made.
+    pub(super) made: Option<&'a Map<String, Value>>,
 }
 
 impl fmt::Debug for HookInput<'_> {
@@ -53,12 +63,12 @@ impl HookBinding<'_> {
 
 impl HookInput<'_> {
     /// What all processes of this hook have in their environment: the same for all hooks of one
-    /// binding, of which one runs at a time. Of one length, so that none is the beginning of
-    /// another.
+    /// binding, and for all of an instance itself, of which one runs at a time. Of one length, so
+    /// that none is the beginning of another.
     pub(super) fn mark(&self) -> String {
         let instance = &self.instance.row.id;
-        let what = self.binding.map_or(self.action.as_str(), |binding| binding.id);
         let kind = if self.binding.is_some() { "binding" } else { "instance" };
+        let what = self.binding.map_or("", |binding| binding.id);
         let text = format!("{kind}:{}:{instance}:{what}", instance.len());
         format!("OSB_MARK={}", hex(&Sha256::digest(text)))
     }
@@ -68,11 +78,34 @@ impl HookInput<'_> {
         self.instance.private.dashboard_url.as_deref().filter(|_| self.action == Action::Unbind)
     }
 
-    /// Everything of it that must not appear in a log.
+    /// Everything of it that must not appear in a log: with what developers have sent, which may
+    /// be a password of theirs, and what an earlier hook has made for the binding.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
         let binding = self.binding.iter().map(|binding| binding.secrets.password.as_str());
         let host = self.instance.host.iter().flat_map(|host| host.secrets.values());
-        self.instance.private.secrets.values().chain(host).chain(binding)
+        let own = self.instance.private.secrets.values().chain(host).chain(binding);
+        let mut others = Vec::new();
+        let sent = self.binding.map(|binding| binding.parameters);
+        for (name, value) in sent.into_iter().chain([&self.instance.private.parameters]).flatten() {
+            texts(
+                value,
+                &|text| text.len() >= LEAST_SENT && !self.is_choice(name, text),
+                &mut others,
+            );
+        }
+        for (name, value) in self.binding.and_then(|binding| binding.made).into_iter().flatten() {
+            if !OPEN.contains(&name.as_str()) {
+                texts(value, &|text| text.len() >= LEAST_SENT && text != self.host, &mut others);
+            }
+        }
+        own.chain(others)
+    }
+
+    /// Whether the plan's schemas list this value of a parameter for everybody to read.
+    fn is_choice(&self, name: &str, value: &str) -> bool {
+        let schemas = &self.plan.schemas;
+        let schemas = [&schemas.create, &schemas.update, &schemas.bind];
+        schemas.into_iter().flatten().any(|schema| schema.lists(name, value))
     }
 
     fn tokens(&self) -> Tokens<'_> {
@@ -105,6 +138,9 @@ impl HookInput<'_> {
             "host": self.host,
             "ports": ports,
         });
+        if let Some((data, image)) = self.versions {
+            document["versions"] = json!({ "data": data, "image": image });
+        }
         if let Some(host) = &instance.host {
             document["container"] = json!({ "credentials": shown(&host.secrets) });
         }
@@ -155,6 +191,8 @@ impl HookInput<'_> {
             ("OSB_DBNAME".to_owned(), private.secrets.dbname.clone()),
             ("OSB_BINDING_USERNAME".to_owned(), binding.and_then(|b| owned(&b.secrets.username))),
             ("OSB_BINDING_PASSWORD".to_owned(), binding.and_then(|b| owned(&b.secrets.password))),
+            ("OSB_DATA_VERSION".to_owned(), self.versions.map(|(data, _)| data.to_string())),
+            ("OSB_IMAGE_VERSION".to_owned(), self.versions.map(|(_, image)| image.to_string())),
         ];
         for inner in instance.ports.keys() {
             let port = tokens.port_of(inner.number).map(|port| port.to_string());
@@ -184,6 +222,16 @@ impl HookInput<'_> {
         };
         (mapped && self.binding.is_none())
             || in_schema.into_iter().flatten().any(|schema| schema.declares(name))
+    }
+}
+
+/// The strings anywhere in a value that are wanted.
+fn texts<'a>(value: &'a Value, wanted: &impl Fn(&str) -> bool, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) if wanted(text) => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, wanted, found)),
+        Value::Object(map) => map.values().for_each(|item| texts(item, wanted, found)),
+        _ => {}
     }
 }
 

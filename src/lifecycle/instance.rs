@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Broker, InstanceState, Refusal,
+    adopted::Adopted,
     error::InternalError,
     tenancy::{Host, is_host},
 };
@@ -33,6 +34,9 @@ pub(super) struct Private {
     /// Whether it speaks TLS. Decided when it is made, as its bindings say so.
     #[serde(default)]
     pub(super) tls: bool,
+    /// Its first container is one of cf-containers-broker.
+    #[serde(default)]
+    pub(super) adopted: Option<Adopted>,
 }
 
 /// A stored definition, unsealed.

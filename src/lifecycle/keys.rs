@@ -68,8 +68,8 @@ pub async fn use_first_key(store: &Store, keys: &Arc<Keyring>) -> Result<Reseale
     if done.damaged.is_empty() {
         tracing::info!(
             secrets = done.resealed,
-            "everything is sealed with the first of encryption_keys; the others are not needed \
-             any more"
+            "everything in the store is sealed with the first of encryption_keys; the records \
+             beside the instances' data follow"
         );
     }
     Ok(done)

@@ -58,7 +58,19 @@ impl Broker {
         }
     }
 
+    /// An operation has not succeeded as long as the record beside the data does not say so.
+    fn is_unrecorded(&self, row: &OperationRow) -> bool {
+        row.state == SUCCEEDED && self.store.is_behind(&row.instance_id)
+    }
+
     fn progress(&self, row: &OperationRow, state: Option<super::InstanceState>) -> Progress {
+        if self.is_unrecorded(row) {
+            return Progress {
+                state: IN_PROGRESS.to_owned(),
+                description: Some("writing it down beside the data".to_owned()),
+                instance_usable: None,
+            };
+        }
         let failed_update = row.kind == "update" && row.state == FAILED;
         // For a moment after its end its task is still there.
         let running = row.state == IN_PROGRESS;

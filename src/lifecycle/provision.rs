@@ -7,6 +7,7 @@ use super::{
     container::Faults,
     error::{Failure, InternalError},
     fault::{Step, reach},
+    guard::mount_problem,
     hook::Hooked,
     instance::{
         Instance, Private, SealedDefinition, operation_id, parameter_environment, reserve, state_of,
@@ -51,8 +52,12 @@ impl Broker {
         parameter_environment(plan, &request.parameters)?;
         Self::check_maintenance(plan, request.maintenance_version.as_deref())?;
         let accepts_incomplete = request.accepts_incomplete;
+        let id = request.instance_id.to_string();
         match self.accept_provision(&offer, request).await? {
-            Decision::Exists => Ok(Accepted::Already),
+            Decision::Exists => {
+                self.store.settle(&id).await?;
+                Ok(Accepted::Already)
+            }
             Decision::Join(operation) => {
                 self.answer(operation, accepts_incomplete, Accepted::Already).await
             }
@@ -96,9 +101,13 @@ impl Broker {
         };
         let unavailable = match status {
             ImageStatus::Failed(message) => Some(message),
+            ImageStatus::Ready(facts) if !is_existing => mount_problem(container, &facts),
             ImageStatus::Pending | ImageStatus::Ready(_) => self.missing_container(container).await,
         };
         // A deprovision removes the directory before the row, so this is a lost or older store.
+        if !is_existing {
+            self.require_disk().await?;
+        }
         let remains = self.has_directory(&request.instance_id.safe_name()).await?;
         let broker = Arc::clone(self);
         let max_of_plan = offer.plan.max_instances.unwrap_or(0);
@@ -143,6 +152,7 @@ impl Broker {
                 dashboard_url: None,
                 former_plans: Vec::new(),
                 tls: plan.tls.is_some() && broker.limits.service_tls.is_some(),
+                adopted: None,
             };
             let sealed = match private.seal(&broker.keys, request.instance_id.as_str()) {
                 Ok(sealed) => sealed,
@@ -200,7 +210,8 @@ impl Broker {
         };
         let same = row.service_id == request.service_id
             && row.plan_id == request.plan_id
-            && private.parameters == request.parameters;
+            && (private.parameters == request.parameters
+                || self.means_the_same(&private, &request.plan_id, &request.parameters));
         let id = &row.id;
         if state == InstanceState::Deprovisioning {
             let text = format!("service instance {id} is being deleted");
@@ -210,6 +221,11 @@ impl Broker {
             return Ok(Some(Err(Refusal::Conflict(format!(
                 "service instance {id} exists already with another service, plan or parameters"
             )))));
+        }
+        if let Err(refusal) = self.require_current(id)
+            && state != InstanceState::Ready
+        {
+            return Ok(Some(Err(refusal)));
         }
         if state == InstanceState::Provisioning {
             let running = rows.find_running_operation(id)?;
@@ -237,6 +253,8 @@ impl Broker {
             // Another attempt after one that failed. What that has left, if it could not be undone,
             // was made with other secrets.
             self.undo(&instance, &operation.id, context).await?;
+            // With the directory of that its record has gone as well.
+            self.store.renew(&operation.instance_id).await;
         }
         let polled = context.for_plan(&instance.definition.plan);
         let made = self.make(&mut instance, &operation.id, &polled).await;
@@ -262,11 +280,15 @@ impl Broker {
             }
         }
         instance.row.sealed = instance.private.seal(&self.keys, &instance.row.id)?;
+        let filled = self.filled_volumes(&instance).await?;
         let finished = self.conclude(&context.cancel, || {
             let (id, row) = (operation.id.clone(), instance.row.clone());
+            let filled = filled.clone();
             move |rows| {
                 // A deletion may have overtaken it in this very moment.
                 if rows.finish_operation(&id, SUCCEEDED, None)? {
+                    rows.clear_filled_volumes(&row.id)?;
+                    rows.add_filled_volumes(&row.id, &filled)?;
                     let state = InstanceState::Ready.as_str().to_owned();
                     rows.update_instance(&InstanceRow { state, ..row })?;
                     return Ok(Ok(()));
@@ -285,6 +307,8 @@ impl Broker {
         operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
+        // Nothing is made of which the record beside the data could not tell.
+        self.store.settle(&instance.row.id).await?;
         if instance.is_guest() {
             self.join(instance, context).await?;
         } else {
@@ -310,6 +334,9 @@ impl Broker {
     ) -> Result<(), Failure> {
         let image = self.require_image(&instance.definition, context).await?;
         reach(Step::ProvisionImage);
+        if let Some(problem) = mount_problem(&instance.definition.plan.container, &image) {
+            return Err(Failure::because(format!("this plan makes no new instances: {problem}")));
+        }
         self.require_ports(instance, &image).await?;
         self.ensure_directories(instance).await?;
         let faults = Faults {
@@ -328,13 +355,15 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         if instance.is_guest() {
-            return self.clear_guest(instance, operation_id, context).await;
+            self.clear_guest(instance, operation_id, context).await?;
+        } else {
+            self.remove_container(instance, context).await?;
         }
-        self.remove_container(instance, context).await?;
         self.remove_directories(instance).await
     }
 
-    /// Records that an operation failed.
+    /// Records that an operation failed. Whether an update has left everything intact is known to
+    /// its way back only, which records that itself.
     pub(super) async fn fail(
         &self,
         operation: &OperationRow,
@@ -342,8 +371,7 @@ impl Broker {
         refused: bool,
     ) -> Result<(), InternalError> {
         let (operation, public) = (operation.clone(), public.to_owned());
-        let event = if operation.kind == "update" { Event::FailIntact } else { Event::Fail };
-        self.fail_with(operation, public, event, refused).await
+        self.fail_with(operation, public, Event::Fail, refused).await
     }
 
     /// Records that an operation failed, and in which state that leaves the instance.
@@ -415,6 +443,8 @@ fn new_row(
         maintenance,
         sealed,
         generation: 1,
+        health: None,
+        health_since: None,
     }
 }
 

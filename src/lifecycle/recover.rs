@@ -4,7 +4,6 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
@@ -12,23 +11,20 @@ use tokio::time::Instant;
 
 use super::{
     Broker, InstanceState,
-    container::Faults,
     error::{Failure, InternalError},
+    health::WATCHED,
     instance::Instance,
+    reconcile::is_right,
     replace::standby_name,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
+    tend::{History, Outcome},
     work::Context,
 };
-use crate::{
-    catalog::InstanceId, disk::DiskError, docker::OwnedContainer, store::InstanceRow,
-    telemetry::Chain,
-};
+use crate::{docker::OwnedContainer, store::InstanceRow, telemetry::Chain};
 
-/// Instances that are brought back at the same time.
-const SIDE_BY_SIDE: usize = 4;
-
-/// How long an instance that was given up may take to answer when it is asked for again.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// Instances that are looked after at the same time. More than `max_parallel_starts`, which bounds
+/// what dockerd has to do, as some only wait for their service.
+const SIDE_BY_SIDE: usize = 16;
 
 /// How far recovery got.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +33,8 @@ pub enum Recovery {
     Waiting,
     /// It compares rows and containers.
     Running,
-    /// Done. `failed` are instances that could not be brought back.
-    Done {
-        /// Their ids.
-        failed: Vec<String>,
-    },
+    /// Done. What could not be brought back is marked as unwell.
+    Done,
 }
 
 impl Broker {
@@ -50,6 +43,15 @@ impl Broker {
     /// # Errors
     /// [`InternalError`] when the store cannot be read.
     pub async fn recover(self: &Arc<Self>) -> Result<(), InternalError> {
+        // Changes wait for it, so it is not given up.
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = self.compare_records().await {
+            tracing::error!(error = %Chain(&error), "the records cannot be compared; tried again");
+            if pause_for(&self.stopping, pause).await.is_err() {
+                return Ok(());
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
         self.report_hidden_plans().await?;
         let running = self.store.read(|rows| rows.list_running_operations()).await?;
         // Hooks need the container of their instance: they come when that has been looked after.
@@ -68,33 +70,25 @@ impl Broker {
         self.recovery.send_replace(Recovery::Running);
         self.report_orphans(&owned).await?;
         self.report_missing_containers().await;
-        let by_name: Arc<HashMap<String, OwnedContainer>> =
-            Arc::new(owned.into_iter().map(|one| (one.name.clone(), one)).collect());
-        let ids = self.store.read(|rows| rows.list_instance_ids()).await?;
-        let failed: Vec<String> = stream::iter(ids)
-            .map(|id| {
-                let (broker, by_name) = (Arc::clone(self), Arc::clone(&by_name));
-                async move {
-                    match broker.restore_instance(&id, &by_name).await {
-                        Ok(()) | Err(Failure::Interrupted) => None,
-                        Err(Failure::Failed { public, cause }) => {
-                            let cause = cause.map_or_else(String::new, |e| Chain(&e).to_string());
-                            tracing::error!(
-                                instance.id = id,
-                                reason = public,
-                                error = cause,
-                                "an instance could not be brought back"
-                            );
-                            broker.lose(&id);
-                            Some(id)
-                        }
-                    }
-                }
-            })
-            .buffer_unordered(SIDE_BY_SIDE)
-            .filter_map(futures_util::future::ready)
-            .collect()
-            .await;
+        let by_name: HashMap<&str, &OwnedContainer> =
+            owned.iter().map(|one| (one.name.as_str(), one)).collect();
+        let watched = self.store.read(|rows| rows.list_watched(WATCHED)).await?;
+        let looks = stream::iter(watched).map(|row| {
+            let name = self.container_name(&row.name);
+            let well = is_right(&row, by_name.get(name.as_str()).copied())
+                && !by_name.contains_key(standby_name(&name).as_str())
+                && !self.is_outdated(&row.id);
+            async move {
+                let works = if well {
+                    self.guard_running(&row.id).await
+                } else {
+                    self.recover_instance(&row.id).await
+                };
+                (!works).then_some(row.id)
+            }
+        });
+        let looks = looks.buffer_unordered(SIDE_BY_SIDE);
+        let failed: Vec<String> = looks.filter_map(futures_util::future::ready).collect().await;
         for operation in on_bindings {
             tracing::info!(
                 operation.id,
@@ -105,16 +99,16 @@ impl Broker {
             );
             self.resume(operation);
         }
+        self.report_other_hosts().await?;
         tracing::info!(failed = failed.len(), "recovery is done");
-        self.recovery.send_replace(Recovery::Done { failed });
+        self.recovery.send_replace(Recovery::Done);
         Ok(())
     }
 
     /// Returns when recovery is done; never, if it fails.
     pub async fn recovered(&self) {
         let mut recovery = self.recovery.subscribe();
-        let done = |recovery: &Recovery| matches!(recovery, Recovery::Done { .. });
-        if recovery.wait_for(done).await.is_err() {
+        if recovery.wait_for(|recovery| *recovery == Recovery::Done).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -123,7 +117,15 @@ impl Broker {
     async fn wait_for_docker(&self) -> Option<Vec<OwnedContainer>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.docker.list_owned().await {
+            let listed = match self.docker.ping().await {
+                Ok(()) => {
+                    // Names of adopted containers have to be right before they are listed.
+                    self.settle_all().await;
+                    self.docker.list_owned().await
+                }
+                Err(error) => Err(error),
+            };
+            match listed {
                 Ok(owned) => match self.docker.ensure_networks().await {
                     Ok(()) => return Some(owned),
                     Err(error) => {
@@ -140,54 +142,47 @@ impl Broker {
     }
 
     /// A usable instance without a running container gets it back, with its ports and its data.
-    async fn restore_instance(
-        &self,
-        id: &str,
-        containers: &HashMap<String, OwnedContainer>,
-    ) -> Result<(), Failure> {
+    /// Whether it works.
+    async fn recover_instance(&self, id: &str) -> bool {
+        // Now or never: what an update has left is not looked for later.
+        if let Err(Failure::Failed { public, .. }) = self.discard_standby_of(id).await {
+            tracing::warn!(instance.id = id, reason = public, "an old container is left");
+        }
+        match self.tend(id, &mut History::at_start()).await {
+            Outcome::Waiting | Outcome::Failed { .. } => {
+                tracing::error!(instance.id = id, "an instance could not be brought back");
+                false
+            }
+            Outcome::Well
+            | Outcome::PutBack
+            | Outcome::Treated
+            | Outcome::Busy
+            | Outcome::Released => true,
+        }
+    }
+
+    async fn discard_standby_of(&self, id: &str) -> Result<(), Failure> {
         let cancel = self.stopping.child_token();
-        // An operation that runs already does what is needed.
         let Some(_hold) = self.works.hold(id, None, cancel.clone()) else { return Ok(()) };
-        let Some(mut instance) = self.find(id).await? else { return Ok(()) };
-        if !instance.state.is_usable() {
+        let Some(instance) = self.find(id).await? else { return Ok(()) };
+        if instance.state != InstanceState::Ready || instance.is_guest() || self.is_outdated(id) {
             return Ok(());
         }
-        let name = self.container_name(&instance.row.name);
         let deadline = Instant::now() + self.limits.operation_timeout;
         let context = Context::unattended(cancel, deadline);
-        if instance.definition.plan.container.existing.is_some() {
-            return self.join_existing(&mut instance, &context).await;
-        }
-        if instance.is_guest() {
-            // Its host is an instance as well.
-            return Ok(());
-        }
-        if instance.state == InstanceState::UpdateFailed {
-            self.require_data(&instance).await?;
-            return self.restore_after_update(&instance, &context).await;
-        }
-        if containers.contains_key(&standby_name(&name)) {
-            self.discard_stale_standby(&instance, &context).await?;
-        }
-        let current = containers
-            .get(&name)
-            .is_some_and(|one| one.running && one.labels.generation == instance.row.generation);
-        if current {
-            return Ok(());
-        }
-        tracing::warn!(instance.id = id, container.name = name, "bringing an instance back");
-        self.require_data(&instance).await?;
-        self.require_image(&instance.definition, &context).await?;
-        self.bring_up(&mut instance, true, Faults::NONE, &context).await
+        self.discard_stale_standby(&instance, &context).await?;
+        self.sweep_after_update(&instance, false).await;
+        Ok(())
     }
 
     /// Brings the container back from which an update failed to go away.
-    async fn restore_after_update(
+    pub(super) async fn restore_after_update(
         &self,
         instance: &Instance,
         context: &Context,
     ) -> Result<(), Failure> {
-        self.restore(instance, context).await?;
+        let old = self.with_former_ports(instance).await?;
+        self.restore(&old, context).await?;
         let id = instance.row.id.clone();
         let written = self.store.write(move |rows| {
             if let Some(row) = rows.find_instance(&id)?
@@ -199,44 +194,6 @@ impl Broker {
             Ok(Ok::<(), Failure>(()))
         });
         written.await?
-    }
-
-    /// Looks once more for an instance that could not be brought back: it may only have been slow.
-    pub(super) async fn look_for(&self, id: &InstanceId) -> Result<(), InternalError> {
-        let wanted = id.to_string();
-        let host = self.store.read(move |rows| rows.find_host_of(&wanted)).await?;
-        let id = host.as_deref().unwrap_or(id.as_str());
-        if !self.is_lost(id) {
-            return Ok(());
-        }
-        let Some(instance) = self.find(id).await? else { return Ok(()) };
-        let deadline = Instant::now() + SECOND_LOOK;
-        let context = Context::unattended(self.stopping.child_token(), deadline);
-        if self.answers(&instance, &context, SECOND_LOOK).await {
-            self.found(id);
-        }
-        Ok(())
-    }
-
-    /// A server that starts on a missing directory starts empty: better not at all.
-    pub(super) async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
-        let volumes = &instance.definition.plan.container.volumes;
-        let paths = self.disk.paths(&instance.row.name, volumes)?;
-        for path in paths {
-            let there = tokio::fs::try_exists(&path).await.map_err(|source| DiskError::Io {
-                verb: "look at",
-                path: path.clone(),
-                source,
-            })?;
-            if !there {
-                return Err(Failure::because(format!(
-                    "its data directory {} is missing, so its container was not started; restore \
-                     the directory, or delete the service instance",
-                    path.display()
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// Says which plans are served although they have left the configuration.

@@ -65,7 +65,7 @@ impl InstanceState {
 
     /// As it is stored.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Provisioning => "provisioning",
             Self::Ready => "ready",
@@ -125,6 +125,13 @@ impl InstanceState {
     #[must_use]
     pub fn is_usable(self) -> bool {
         matches!(self, Self::Ready | Self::UpdateFailed)
+    }
+
+    /// Whether its directory is on its way out, or was never handed to a tenant: what of it is
+    /// missing is not made again.
+    #[must_use]
+    pub fn is_without_directory(self) -> bool {
+        matches!(self, Self::Deprovisioning | Self::DeprovisionFailed | Self::ProvisionFailed)
     }
 
     /// Whether an operation runs on it.

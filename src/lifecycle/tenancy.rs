@@ -30,14 +30,16 @@ pub(super) struct Host {
     pub(super) name: String,
     /// The administrator's.
     pub(super) secrets: InstanceSecrets,
-    /// It served at some time: there may be something of a tenant in it.
+    /// It was made at some time: there may be something of a tenant in it.
     pub(super) served: bool,
 }
 
 impl Host {
     pub(super) fn open(keys: &Keyring, row: &InstanceRow) -> Result<Self, InternalError> {
         let secrets = Private::open(keys, row)?.secrets;
-        let served = state_of(row)?.is_usable();
+        // One that is being upgraded has all that its tenants had before.
+        let state = state_of(row)?;
+        let served = !matches!(state, InstanceState::Provisioning | InstanceState::ProvisionFailed);
         Ok(Self { name: row.name.clone(), secrets, served })
     }
 }
@@ -54,6 +56,8 @@ enum Exit {
     Shared,
     /// It is the last one: the host goes, by this operation.
     Last(String),
+    /// It is the last one, but this operation on the host has to end first.
+    Later(String),
 }
 
 impl Broker {
@@ -74,9 +78,11 @@ impl Broker {
         let open = [InstanceState::Ready.as_str(), InstanceState::Provisioning.as_str()];
         let hosts =
             rows.list_hosts_with_room(&tenant.definition_hash, open, tenancy.max_instances)?;
-        if let Some(host) = hosts.iter().find(|host| !self.is_lost(host)) {
-            rows.insert_tenant(&tenant.id, host)?;
-            return Ok(Ok(None));
+        for host in hosts {
+            if rows.find_health(&host)?.is_none() {
+                rows.insert_tenant(&tenant.id, &host)?;
+                return Ok(Ok(None));
+            }
         }
         if let Some(message) = unavailable {
             return Ok(Err(super::provision::unavailable_now(message)));
@@ -86,6 +92,8 @@ impl Broker {
             id: format!("{HOST_PREFIX}{number}"),
             name: format!("shared-{number}"),
             generation: 0,
+            health: None,
+            health_since: None,
             ..tenant.clone()
         };
         let host = match self.renewed(host, tenant, plan) {
@@ -109,7 +117,9 @@ impl Broker {
     ) -> Result<Result<Option<OperationRow>, Refusal>, RowError> {
         let Some(host) = rows.find_instance(host)? else { return Ok(Ok(None)) };
         match state_of(&host) {
-            Ok(InstanceState::Ready | InstanceState::Provisioning) => Ok(Ok(None)),
+            Ok(InstanceState::Ready | InstanceState::Provisioning | InstanceState::Updating) => {
+                Ok(Ok(None))
+            }
             Ok(InstanceState::ProvisionFailed) => match self.renewed(host, tenant, plan) {
                 Ok(host) => {
                     rows.release_ports(&host.id)?;
@@ -141,6 +151,7 @@ impl Broker {
             dashboard_url: None,
             former_plans: Vec::new(),
             tls: false,
+            adopted: None,
         };
         Ok(InstanceRow {
             definition_hash: tenant.definition_hash.clone(),
@@ -184,7 +195,7 @@ impl Broker {
             let (row, running, last) = found.await?.ok_or_else(gone)?;
             match (state_of(&row)?, running) {
                 (InstanceState::Ready, _) => break,
-                (InstanceState::Provisioning, Some(running)) => {
+                (InstanceState::Provisioning | InstanceState::Updating, Some(running)) => {
                     self.wait_for_host(&running.id, context).await?;
                 }
                 _ => {
@@ -199,8 +210,38 @@ impl Broker {
         Ok(())
     }
 
+    /// The tenant when nothing upgrades its host: meanwhile no hook can be run in that.
+    pub(super) async fn after_host_upgrade(
+        &self,
+        tenant: &Instance,
+        context: &Context,
+    ) -> Result<Instance, Failure> {
+        if tenant.host.is_none() {
+            return Ok(tenant.clone());
+        }
+        loop {
+            let id = tenant.row.id.clone();
+            let upgrade = self.store.read(move |rows| {
+                let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
+                let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
+                if row.state != InstanceState::Updating.as_str() {
+                    return Ok(None);
+                }
+                rows.find_running_operation(&host)
+            });
+            let Some(upgrade) = upgrade.await? else { break };
+            context.step("waiting for the upgrade of the shared container");
+            self.wait_for_host(&upgrade.id, context).await?;
+        }
+        Ok(self.get(&tenant.row.id).await?)
+    }
+
     /// Waits for the end of an operation on a host, whatever it is.
-    async fn wait_for_host(&self, operation: &str, context: &Context) -> Result<(), Failure> {
+    pub(super) async fn wait_for_host(
+        &self,
+        operation: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
         let ended = tokio::select! {
             () = context.cancel.cancelled() => return Err(Failure::Interrupted),
             late = context.ended() => return Err(late),
@@ -244,7 +285,14 @@ impl Broker {
                     self.expect_host_gone(&host_operation).await?;
                     instance = self.get(&instance.row.id).await?;
                 }
+                Exit::Later(host_operation) => {
+                    context.step("waiting for the upgrade of the shared container");
+                    self.wait_for_host(&host_operation, context).await?;
+                    continue;
+                }
             }
+            // Before the row, or its record would be taken for that of an instance.
+            self.remove_directories(&instance).await?;
             let finished = self.conclude(&context.cancel, || {
                 let (operation_id, id) = (operation.id.clone(), instance.row.id.clone());
                 move |rows| {
@@ -288,8 +336,15 @@ impl Broker {
         {
             return Ok(Ok((Exit::Last(running.id), None)));
         }
-        let Transition::To(next) = state.on(Event::Deprovision) else {
-            return Ok(Err(damaged(&format!("host {id}"), format!("its state is {state}")).into()));
+        let next = match (state.on(Event::Deprovision), &running) {
+            (Transition::To(next), _) => next,
+            (Transition::Busy, Some(running)) => {
+                return Ok(Ok((Exit::Later(running.id.clone()), None)));
+            }
+            _ => {
+                let why = format!("its state is {state}");
+                return Ok(Err(damaged(&format!("host {id}"), why).into()));
+            }
         };
         if let Some(running) = &running {
             let why = "halted because its last service instance is being deleted";

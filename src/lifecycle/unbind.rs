@@ -31,12 +31,14 @@ impl Broker {
     ///
     /// # Errors
     /// [`Refusal::Gone`] when there is no such binding; any other [`Refusal`].
+    #[expect(clippy::too_many_lines, reason = "the rules of one request, in their order")]
     pub async fn unbind(
         self: &Arc<Self>,
         request: DeleteRequest,
         binding: BindingId,
     ) -> Result<Accepted, Refusal> {
         let accepts_incomplete = request.accepts_incomplete;
+        let instance_id = request.instance_id.to_string();
         let broker = Arc::clone(self);
         let decided = self.store.write(move |rows| {
             let gone = || {
@@ -65,6 +67,10 @@ impl Broker {
             if sealed.secrets.is_none() {
                 rows.delete_binding(&instance.id, &row.id)?;
                 return Ok(Ok(Decision::Removed));
+            }
+            // Without a hook it may go: platforms unbind before they delete the instance.
+            if let Err(refusal) = broker.require_current(&instance.id) {
+                return Ok(Err(refusal));
             }
             let running = rows.find_running_operation_on(&instance.id, &row.id)?;
             if state == BindingState::Unbinding
@@ -97,6 +103,7 @@ impl Broker {
         match decided.await?? {
             Decision::Removed => {
                 reach(Step::UnbindCommitted);
+                self.store.settle(&instance_id).await?;
                 Ok(Accepted::Done)
             }
             Decision::Join(operation) if accepts_incomplete => {

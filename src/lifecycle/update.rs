@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Accepted, Broker, Event, InstanceState, Refusal, Transition, UpdateRequest,
+    before_update::Found,
     deprovision::is_of_service,
     error::InternalError,
     fault::{Step, reach},
@@ -18,7 +19,7 @@ use super::{
     provision::over_capacity,
 };
 use crate::{
-    catalog::{ContainerPort, Definition, Offer, Plan, Schemas},
+    catalog::{ContainerPort, Definition, Offer, Plan, Schemas, runs_the_same},
     credentials::{InstanceSecrets, Keyring},
     store::{InstanceRow, OperationRow, PortRow, RowError, Rows},
 };
@@ -37,6 +38,13 @@ pub(super) struct Target {
     pub(super) ports: BTreeMap<ContainerPort, u16>,
     /// Whether anything but the context differs from what the instance is.
     pub(super) changes: bool,
+    /// Whether it is an upgrade to another configuration: something else runs than before.
+    #[serde(default)]
+    pub(super) reconfigures: bool,
+    /// Whether an earlier update and its way back had failed when this one was accepted. Only then
+    /// a copy that is kept beside the data counts more than the data.
+    #[serde(default)]
+    pub(super) was_failed: bool,
 }
 
 impl Target {
@@ -47,7 +55,7 @@ impl Target {
             && self.maintenance == other.maintenance
     }
 
-    fn seal(&self, keys: &Keyring, operation: &str) -> Result<Vec<u8>, InternalError> {
+    pub(super) fn seal(&self, keys: &Keyring, operation: &str) -> Result<Vec<u8>, InternalError> {
         let text =
             serde_json::to_vec(self).map_err(|error| damaged(operation, error.to_string()))?;
         Ok(keys.seal(&format!("operation:{operation}"), &text)?)
@@ -73,10 +81,15 @@ impl Broker {
     /// [`Refusal`]; nothing was changed then, unless it is [`Refusal::OperationFailed`].
     pub async fn update(self: &Arc<Self>, request: UpdateRequest) -> Result<Accepted, Refusal> {
         let accepts_incomplete = request.accepts_incomplete;
+        let found = self.look_before_update(&request).await?;
         let broker = Arc::clone(self);
-        let decided = self.store.write(move |rows| broker.accept_update(rows, &request));
+        let id = request.instance_id.to_string();
+        let decided = self.store.write(move |rows| broker.accept_update(rows, &request, found));
         match decided.await?? {
-            Decision::Applied => Ok(Accepted::Done),
+            Decision::Applied => {
+                self.store.settle(&id).await?;
+                Ok(Accepted::Done)
+            }
             Decision::Join(operation) => {
                 self.answer(operation, accepts_incomplete, Accepted::Done).await
             }
@@ -94,26 +107,32 @@ impl Broker {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "the rules of one transaction, in their order")]
     fn accept_update(
         &self,
         rows: &Rows<'_>,
         request: &UpdateRequest,
+        found: Found,
     ) -> Result<Result<Decision, Refusal>, RowError> {
         let id = request.instance_id.as_str();
         let Some(row) = rows.find_instance(id)? else {
             return Ok(Err(Refusal::NotFound(format!("service instance {id} does not exist"))));
         };
+        if let Err(refusal) = self.require_current(id) {
+            return Ok(Err(refusal));
+        }
         let sealed = rows.find_definition(&row.definition_hash)?;
         let ports = rows.list_ports(id)?;
         let prepared = (|| {
             is_of_service(&row, &request.service_id)?;
             let private = Private::open(&self.keys, &row)?;
             let current = open_definition(&self.keys, &row, sealed.as_deref())?;
-            let target = self.target(&row, &current, &private, &ports, request)?;
+            let target =
+                self.target(&row, &current, &private, &ports, request, found.image_moved)?;
             let definition = SealedDefinition::new(&self.keys, &target.definition)?;
             Ok::<_, Refusal>((private, current, target, definition, state_of(&row)?))
         })();
-        let (mut private, current, target, definition, state) = match prepared {
+        let (mut private, current, mut target, definition, state) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -143,8 +162,13 @@ impl Broker {
                 ))));
             }
         };
+        // Of an instance without a version nothing is known, or its last upgrade is not complete.
+        let is_upgrade = request.maintenance_version.is_some()
+            && (found.image_moved || request.maintenance_version != row.maintenance);
         let is_same = !target.changes
-            || (definition.hash == row.definition_hash && private.parameters == target.parameters);
+            || (!is_upgrade
+                && definition.hash == row.definition_hash
+                && private.parameters == target.parameters);
         if is_same && state == InstanceState::Ready {
             private.context = merged_context(&private.context, target.context.as_ref());
             let sealed = match private.seal(&self.keys, id) {
@@ -161,6 +185,9 @@ impl Broker {
         {
             return Ok(Err(refusal));
         }
+        if let Some(refusal) = found.refusal {
+            return Ok(Err(refusal));
+        }
         if private.tls && target.definition.plan.tls.is_none() {
             return Ok(Err(Refusal::Unprocessable(format!(
                 "clients of the service instance use TLS, which plan {:?} does not have",
@@ -172,6 +199,17 @@ impl Broker {
             // The instance is there already, so the limit in all does not matter.
             if let Some(refusal) = over_capacity(rows, &target.plan_id, max, 0)? {
                 return Ok(Err(refusal));
+            }
+        }
+        if let Some(failed) = rows.find_last_operation(id, None)?
+            && target.was_failed
+            && failed.kind == "update"
+            && failed.sealed.is_some()
+        {
+            // The rows may still hold what that one had reserved.
+            match Target::open(&self.keys, &failed) {
+                Ok(failed) => target.ports = failed.ports,
+                Err(error) => return Ok(Err(error.into())),
             }
         }
         let operation_id = operation_id("update");
@@ -196,6 +234,7 @@ impl Broker {
         private: &Private,
         ports: &[PortRow],
         request: &UpdateRequest,
+        image_moved: bool,
     ) -> Result<Target, Refusal> {
         let plan_id = request.plan_id.clone().unwrap_or_else(|| row.plan_id.clone());
         let changes_plan = plan_id != row.plan_id;
@@ -214,6 +253,15 @@ impl Broker {
                 from.plan.name
             )));
         }
+        if changes_plan
+            && let Some(offer) = offer
+            && !offer.plan.takes_from(&row.plan_id, &current.plan.name)
+        {
+            return Err(Refusal::Unprocessable(format!(
+                "an instance of plan {:?} cannot become one of plan {:?}",
+                current.plan.name, offer.plan.name
+            )));
+        }
         let definition = offer.map_or_else(|| current.clone(), Definition::from);
         let plan = &definition.plan;
         Self::check_maintenance(plan, request.maintenance_version.as_deref())?;
@@ -228,8 +276,10 @@ impl Broker {
             || request
                 .maintenance_version
                 .as_ref()
-                .is_some_and(|v| Some(v) != row.maintenance.as_ref());
+                .is_some_and(|v| image_moved || Some(v) != row.maintenance.as_ref());
         Ok(Target {
+            was_failed: state_of(row)? == InstanceState::UpdateFailed,
+            reconfigures: changes && !changes_plan && !runs_the_same(&current.plan, plan),
             maintenance: if changes {
                 plan.maintenance_info.as_ref().map(|info| info.version.clone())
             } else {
@@ -246,21 +296,31 @@ impl Broker {
     }
 }
 
-/// What was sent has to fit the schema for updates. Without one what comes of it has to fit the
-/// schema for new instances, or an update would be the way around that.
+/// What was sent has to fit the schema for updates. Without one, and for another plan, what comes of
+/// it has to fit the schema for new instances, or an update would be the way around that.
 fn check_schema(
     schemas: &Schemas,
     given: Option<&Map<String, Value>>,
     merged: &Map<String, Value>,
     changes_plan: bool,
 ) -> Result<(), Refusal> {
-    let problems = match (&schemas.update, &schemas.create, given) {
-        (Some(update), _, Some(given)) => update.problems(given),
-        (None, Some(create), given) if changes_plan || given.is_some_and(|map| !map.is_empty()) => {
-            create.problems(merged)
-        }
-        _ => return Ok(()),
+    let sent = given.is_some_and(|map| !map.is_empty());
+    let mut problems = match (&schemas.update, given) {
+        (Some(update), Some(given)) => update.problems(given),
+        _ => Vec::new(),
     };
+    if let Some(create) = &schemas.create
+        && (changes_plan || (sent && schemas.update.is_none()))
+    {
+        // What only an update may set is not for that schema to judge.
+        let later = |name: &str| {
+            let update = schemas.update.as_ref();
+            !create.declares(name) && update.is_some_and(|update| update.declares(name))
+        };
+        let mut merged = merged.clone();
+        merged.retain(|name, _| !later(name));
+        problems.extend(create.problems(&merged));
+    }
     if problems.is_empty() {
         return Ok(());
     }

@@ -127,6 +127,11 @@ impl Works {
         Some(Hold { works: Arc::clone(self), key, done })
     }
 
+    /// Whether a task works on an instance.
+    pub(super) fn is_held(&self, instance_id: &str) -> bool {
+        self.lock().contains_key(&(instance_id.to_owned(), None))
+    }
+
     fn end(&self, key: &Key, operation_id: &str) {
         let mut works = self.lock();
         if works.get(key).is_some_and(|work| work.operation_id == operation_id) {
@@ -222,11 +227,18 @@ impl Broker {
     async fn run_logged(self: &Arc<Self>, operation: &OperationRow, context: &Context) {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.run(operation, context)).catch_unwind().await;
+        let mut outcome = outcome.unwrap_or_else(|_| Err(InternalError::Panic.into()));
+        if operation.kind == "update"
+            && let Err(failure) = outcome
+        {
+            let ended = self.end_update(operation, context, failure);
+            let ended = AssertUnwindSafe(ended).catch_unwind().await;
+            outcome = Err(ended.unwrap_or_else(|_| InternalError::Panic.into()));
+        }
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let outcome = outcome.unwrap_or_else(|_| Err(InternalError::Panic.into()));
         match outcome {
             Ok(()) => {
-                self.found(&operation.instance_id);
+                self.is_well(&operation.instance_id).await;
                 tracing::info!(
                     operation.id,
                     instance.id = operation.instance_id,
@@ -278,6 +290,18 @@ impl Broker {
         if current.is_none_or(|row| row.state != super::last_operation::IN_PROGRESS) {
             return Err(Failure::Interrupted);
         }
+        if self.is_outdated(&operation.instance_id) && operation.kind != "deprovision" {
+            // What is newer than the store may be the end of this very operation.
+            tracing::warn!(
+                operation.id,
+                instance.id = operation.instance_id,
+                operation.kind,
+                "an operation is left as it is: the store knows an older state of its instance \
+                 than there was"
+            );
+            return Err(Failure::Interrupted);
+        }
+        self.settle(&operation.instance_id, &context.cancel, context.deadline).await?;
         if let Some(binding) = &operation.binding_id {
             return match operation.kind.as_str() {
                 "bind" => self.run_bind(operation, binding, context).await,
@@ -332,7 +356,9 @@ impl Broker {
             let row = self.store.read(move |rows| rows.find_operation(&id)).await?;
             match row {
                 Some(row) if row.state == super::last_operation::IN_PROGRESS => {}
-                Some(row) if row.state == super::last_operation::SUCCEEDED => return Ok(()),
+                Some(row) if row.state == super::last_operation::SUCCEEDED => {
+                    return Ok(self.store.settle(&row.instance_id).await?);
+                }
                 Some(row) if row.refused => {
                     return Err(Refusal::Invalid(row.description.unwrap_or_default()));
                 }

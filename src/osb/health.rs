@@ -9,6 +9,9 @@ use crate::lifecycle::Recovery;
 /// Path that says whether the broker can do its work.
 pub(super) const READY: &str = "/readyz";
 
+/// Instances that are named in an answer.
+const NAMED: usize = 20;
+
 /// The answer, if the path is one of these.
 pub(super) async fn answer(api: &Api, method: &Method, path: &str) -> Option<Answer> {
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -24,22 +27,25 @@ pub(super) async fn answer(api: &Api, method: &Method, path: &str) -> Option<Ans
 /// Says what is not ready, but no addresses or paths: anybody may ask.
 async fn ready(api: &Api) -> Answer {
     let status = api.broker.status().await;
-    let (recovery, failed) = match &status.recovery {
-        Recovery::Waiting => ("waiting for docker", 0),
-        Recovery::Running => ("recovering", 0),
-        Recovery::Done { failed } => ("done", failed.len()),
+    let recovery = match &status.recovery {
+        Recovery::Waiting => "waiting for docker",
+        Recovery::Running => "recovering",
+        Recovery::Done => "done",
     };
     let (docker, store) = (status.docker.is_none(), status.store.is_none());
-    let recovered = matches!(status.recovery, Recovery::Done { .. });
+    let recovered = status.recovery == Recovery::Done;
     let ready = docker && store && recovered && status.images_loaded;
     let word = |ok: bool| if ok { "ok" } else { "unavailable" };
     let body = json!({
         "status": if ready { "ready" } else { "not ready" },
         "docker": word(docker),
         "store": word(store),
+        "store_backup": if status.store_backup.is_none() { "ok" } else { "failing" },
         "recovery": recovery,
         "images_directory": if status.images_loaded { "loaded" } else { "loading" },
-        "instances_not_recovered": failed,
+        "unwell_instances": status.unwell.len(),
+        // Enough to know where to look; `docker-broker instances` has them all.
+        "unwell": status.unwell.iter().take(NAMED).collect::<Vec<_>>(),
     });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Answer::json(code, &body)

@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     catalog::{Exchange, Plan},
     credentials::{redact, render_document_text},
-    docker::{Engine, Labels},
+    docker::{Condition, Engine, Labels},
     probe::{self, Trust},
     telemetry::Chain,
 };
@@ -112,7 +112,9 @@ impl Checks<'_> {
                 labels.instance_id == self.instance_id
             }
         };
-        let serving = owned.into_iter().filter(|one| one.running && serves(&one.labels));
+        let serving = owned
+            .into_iter()
+            .filter(|one| one.condition == Condition::Running && serves(&one.labels));
         Ok(serving.map(|one| one.name).collect())
     }
 

@@ -80,6 +80,11 @@ impl<'a> Life<'a> {
         self.done.join(", ")
     }
 
+    /// Whether the broker has said that nothing is left of it.
+    pub(super) fn is_gone(&self) -> bool {
+        !self.begun
+    }
+
     /// From provision to deprovision.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         self.provision().await?;

@@ -46,16 +46,17 @@ pub async fn run(
 ) -> anyhow::Result<bool> {
     let Configuration { settings, catalog } = configuration;
     let offers = choose(catalog, &options.only)?;
-    let journal = Journal::open(settings)?;
+    let mut journal = Journal::open(settings)?;
     let login = &settings.login;
     let client = ApiClient::of(settings).login(&login.username, &serve::known_password(settings)?);
     let engine = serve::engine(settings);
     let on_offer = offered_plans(&client).await?;
     let mut failures = Vec::new();
-    for Left { id, service, plan } in leftovers(&engine, journal.left()?).await? {
+    for Left { id, service, plan } in leftovers(&engine, &journal.left).await? {
         writeln!(out, "removing {id}, which an earlier run left behind")?;
-        if let Err(failure) = life::remove(&client, &id, &service, &plan, options.timeout).await {
-            failures.push(format!("{id} of an earlier run: {failure}"));
+        match life::remove(&client, &id, &service, &plan, options.timeout).await {
+            Ok(()) => journal.forget(&id)?,
+            Err(failure) => failures.push(format!("{id} of an earlier run: {failure}")),
         }
     }
     let table = Table::of(&offers);
@@ -64,7 +65,7 @@ pub async fn run(
         let (service, plan) = (&offer.service.name, &offer.plan.name);
         let id = new_id();
         journal.note(&id, offer)?;
-        let mut life = Life::new(&client, &engine, offer, id, options.timeout);
+        let mut life = Life::new(&client, &engine, offer, id.clone(), options.timeout);
         let ended = if on_offer.contains(&offer.plan.id) {
             run_unless_interrupted(&mut life).await?
         } else {
@@ -74,14 +75,18 @@ pub async fn run(
         };
         let result = if ended.is_ok() { "ok" } else { "FAILED" };
         table.line(out, [service, plan, result, &life.ready_in(), &life.checked()])?;
+        let mut gone = true;
         if let Err(failure) = ended {
             failures.push(format!("{service}/{plan}: {failure}"));
             if let Err(failure) = life.clean_up().await {
                 failures.push(format!("{service}/{plan}: cleaning up: {failure}"));
+                gone = life.is_gone();
             }
         }
+        if gone {
+            journal.forget(&id)?;
+        }
     }
-    journal.clear()?;
     for failure in &failures {
         writeln!(out, "{failure}")?;
     }
@@ -145,17 +150,22 @@ fn choose<'a>(catalog: &'a Catalog, only: &[String]) -> anyhow::Result<Vec<&'a O
     Ok(offers)
 }
 
-/// An instance that a killed run could not remove.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// An instance that a run could not remove.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Left {
     id: String,
     service: String,
     plan: String,
 }
 
-/// The instance under test, on disk: a killed run's may have no container by which to find it. Held
-/// locked, so that whatever has the prefix is left over.
-struct Journal(fs::File, PathBuf);
+/// Instances that are not known to be removed, on disk: those of a killed run, and those whose
+/// removal failed, may have no container by which to find them. Held locked, so that whatever has
+/// the prefix is left over.
+struct Journal {
+    file: fs::File,
+    path: PathBuf,
+    left: Vec<Left>,
+}
 
 impl Journal {
     fn open(settings: &Settings) -> anyhow::Result<Self> {
@@ -164,38 +174,48 @@ impl Journal {
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self(file, path)),
+            Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 bail!("another sanity-test runs; wait for its end")
             }
             Err(fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let lines: Vec<&str> = text.lines().collect();
+        let (entries, _) = lines.as_chunks::<3>();
+        let left = entries.iter().map(|[id, service, plan]| Left {
+            id: (*id).to_owned(),
+            service: (*service).to_owned(),
+            plan: (*plan).to_owned(),
+        });
+        Ok(Self { left: left.collect(), file, path })
     }
 
-    fn left(&self) -> anyhow::Result<Option<Left>> {
-        let text = fs::read_to_string(&self.1)
-            .with_context(|| format!("cannot read {}", self.1.display()))?;
-        let mut lines = text.lines().map(str::to_owned);
-        Ok(match (lines.next(), lines.next(), lines.next()) {
-            (Some(id), Some(service), Some(plan)) => Some(Left { id, service, plan }),
-            _ => None,
-        })
+    /// Stays when the run is killed: the next one removes that instance.
+    fn note(&mut self, id: &str, offer: &Offer) -> anyhow::Result<()> {
+        self.left.push(Left {
+            id: id.to_owned(),
+            service: offer.service.id.clone(),
+            plan: offer.plan.id.clone(),
+        });
+        self.write()
     }
 
-    /// Stays when the run is killed or interrupted: the next one removes that instance.
-    fn note(&self, id: &str, offer: &Offer) -> anyhow::Result<()> {
-        self.write(&format!("{id}\n{}\n{}\n", offer.service.id, offer.plan.id))
+    /// It is removed.
+    fn forget(&mut self, id: &str) -> anyhow::Result<()> {
+        self.left.retain(|left| left.id != id);
+        self.write()
     }
 
-    fn clear(&self) -> anyhow::Result<()> {
-        self.write("")
-    }
-
-    fn write(&self, text: &str) -> anyhow::Result<()> {
-        let written = self.0.set_len(0).and_then(|()| self.0.write_all_at(text.as_bytes(), 0));
-        written.with_context(|| format!("cannot write {}", self.1.display()))
+    fn write(&self) -> anyhow::Result<()> {
+        let entry = |left: &Left| format!("{}\n{}\n{}\n", left.id, left.service, left.plan);
+        let text: String = self.left.iter().map(entry).collect();
+        let written =
+            self.file.set_len(0).and_then(|()| self.file.write_all_at(text.as_bytes(), 0));
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -210,8 +230,8 @@ async fn offered_plans(client: &ApiClient) -> anyhow::Result<Vec<String>> {
     Ok(plans.flatten().filter_map(|plan| plan["id"].as_str().map(str::to_owned)).collect())
 }
 
-/// What killed runs left, by their containers and by the journal.
-async fn leftovers(engine: &Engine, noted: Option<Left>) -> anyhow::Result<Vec<Left>> {
+/// What earlier runs left, by its containers and by the journal.
+async fn leftovers(engine: &Engine, noted: &[Left]) -> anyhow::Result<Vec<Left>> {
     let owned = engine.list_owned().await.context("the Docker engine cannot be asked")?;
     let ours = owned.into_iter().map(|one| one.labels);
     let mut found: Vec<_> = ours
@@ -221,7 +241,7 @@ async fn leftovers(engine: &Engine, noted: Option<Left>) -> anyhow::Result<Vec<L
             service: labels.service_id,
             plan: labels.plan_id,
         })
-        .chain(noted)
+        .chain(noted.iter().cloned())
         .collect();
     found.sort();
     found.dedup();

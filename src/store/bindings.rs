@@ -45,6 +45,13 @@ impl Rows<'_> {
         Ok(statement.query_map([instance], binding)?.collect::<Result<_, _>>()?)
     }
 
+    /// How many bindings an instance has.
+    pub fn count_bindings(&self, instance: &str) -> Result<u64, RowError> {
+        let sql = "SELECT count(*) FROM bindings WHERE instance_id = ?1";
+        let count: i64 = self.0.prepare_cached(sql)?.query_row([instance], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// Adds a binding.
     pub fn insert_binding(&self, row: &BindingRow) -> Result<(), RowError> {
         let sql = "INSERT INTO bindings (instance_id, id, state, sealed, expires_at, created_at) \

@@ -69,6 +69,8 @@ mod tests {
             maintenance: None,
             sealed: vec![],
             generation: 1,
+            health: None,
+            health_since: None,
         }
     }
 

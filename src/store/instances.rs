@@ -25,10 +25,15 @@ pub struct InstanceRow {
     pub sealed: Vec<u8>,
     /// Counts the containers that were made for the instance.
     pub generation: i64,
+    /// What is wrong with it at present, for people; `None`: nothing. Written by
+    /// [`Rows::set_health`] only.
+    pub health: Option<String>,
+    /// Since when, in Unix seconds.
+    pub health_since: Option<i64>,
 }
 
 const COLUMNS: &str = "id, name, service_id, plan_id, definition_hash, state, \
-                       maintenance, sealed, generation";
+                       maintenance, sealed, generation, health, health_since";
 
 fn instance(row: &Row<'_>) -> Result<InstanceRow, rusqlite::Error> {
     Ok(InstanceRow {
@@ -41,6 +46,8 @@ fn instance(row: &Row<'_>) -> Result<InstanceRow, rusqlite::Error> {
         maintenance: row.get(6)?,
         sealed: row.get(7)?,
         generation: row.get(8)?,
+        health: row.get(9)?,
+        health_since: row.get(10)?,
     })
 }
 
@@ -64,7 +71,7 @@ impl Rows<'_> {
         Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
-    /// Adds an instance.
+    /// Adds an instance. It is well.
     pub fn insert_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
         let sql = "INSERT INTO instances (id, name, service_id, plan_id, definition_hash, state, \
                    maintenance, sealed, generation, created_at, updated_at) VALUES \
@@ -79,7 +86,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Replaces everything of an instance but its id and name.
+    /// Replaces everything of an instance but its id, its name and its health.
     pub fn update_instance(&self, row: &InstanceRow) -> Result<(), RowError> {
         let sql = "UPDATE instances SET service_id = :service_id, plan_id = :plan_id, \
                    definition_hash = :definition_hash, state = :state, \
@@ -99,6 +106,39 @@ impl Rows<'_> {
         self.release_ports(id)?;
         self.0.prepare_cached("DELETE FROM instances WHERE id = ?1")?.execute([id])?;
         self.delete_unused_definitions()
+    }
+
+    /// Volumes of an instance that were seen to hold data, by their paths in the container.
+    pub fn list_filled_volumes(&self, id: &str) -> Result<Vec<String>, RowError> {
+        let sql = "SELECT coalesce(filled, '') FROM instances WHERE id = ?1";
+        let text: Option<String> =
+            self.0.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
+        Ok(text.iter().flat_map(|text| text.lines()).map(str::to_owned).collect())
+    }
+
+    /// Remembers that volumes of an instance hold data.
+    pub fn add_filled_volumes(&self, id: &str, paths: &[String]) -> Result<(), RowError> {
+        let mut all = self.list_filled_volumes(id)?;
+        all.extend(paths.iter().cloned());
+        all.sort();
+        all.dedup();
+        let sql = "UPDATE instances SET filled = ?2 WHERE id = ?1";
+        let text = (!all.is_empty()).then(|| all.join("\n"));
+        self.0.prepare_cached(sql)?.execute(params![id, text])?;
+        Ok(())
+    }
+
+    /// How many instances have volumes that were seen to hold data.
+    pub fn count_with_data(&self) -> Result<u64, RowError> {
+        let sql = "SELECT count(*) FROM instances WHERE filled <> ''";
+        let count: i64 = self.0.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Forgets it: its directories are made anew.
+    pub fn clear_filled_volumes(&self, id: &str) -> Result<(), RowError> {
+        self.0.prepare_cached("UPDATE instances SET filled = NULL WHERE id = ?1")?.execute([id])?;
+        Ok(())
     }
 
     /// How many instances there are, of one plan or of all, without hosts.

@@ -1,6 +1,6 @@
 //! Numbered migrations; `PRAGMA user_version` says how many were run.
 
-use std::path::Path;
+use std::{cmp::Ordering, path::Path};
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -32,10 +32,18 @@ const MIGRATIONS: [&str; 1] = [
         maintenance     TEXT,
         sealed          BLOB NOT NULL,
         generation      INTEGER NOT NULL,
+        -- Paths of the volumes that were seen to hold data, one in a line.
+        filled          TEXT,
+        -- Counts the changes that its record beside its data has to follow.
+        revision        INTEGER NOT NULL DEFAULT 0,
         created_at      INTEGER NOT NULL,
-        updated_at      INTEGER NOT NULL
+        updated_at      INTEGER NOT NULL,
+        -- What is wrong with it at present, for people, and since when; NULL: nothing.
+        health          TEXT,
+        health_since    INTEGER
     ) STRICT;
     CREATE INDEX instances_by_plan ON instances (plan_id);
+    CREATE INDEX instances_unwell ON instances (id) WHERE health IS NOT NULL;
     CREATE INDEX instances_by_definition ON instances (definition_hash);
 
     -- A port keeps its row when it is released, so that the one longest free is given out next.
@@ -74,7 +82,7 @@ const MIGRATIONS: [&str; 1] = [
         started_at  INTEGER NOT NULL,
         finished_at INTEGER
     ) STRICT;
-    CREATE INDEX operations_by_resource ON operations (instance_id, binding_id, started_at);
+    CREATE INDEX operations_by_resource ON operations (instance_id, binding_id);
     CREATE INDEX operations_finished ON operations (finished_at) WHERE finished_at IS NOT NULL;
     -- One running operation per instance, whatever the code above believes.
     CREATE UNIQUE INDEX operations_running ON operations (instance_id)
@@ -94,15 +102,43 @@ const MIGRATIONS: [&str; 1] = [
     ",
 ];
 
+/// Newest schema that this version knows.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Whether a store has the schema of this version, for those who may not change it.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let known = known();
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(StoreError::TooOld { path: path.to_owned(), found, known }),
+        Ordering::Greater => Err(StoreError::TooNew { path: path.to_owned(), found, known }),
+    }
+}
+
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    migrate_to(connection, path, known())
+}
+
+/// Brings a store to schema `target`, or leaves it if it is beyond that.
+pub(super) fn migrate_to(
+    connection: &mut Connection,
+    path: &Path,
+    target: i64,
+) -> Result<(), StoreError> {
+    let known = known();
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     if found > known {
         return Err(StoreError::TooNew { path: path.to_owned(), found, known });
     }
-    for (to, sql) in (1..).zip(MIGRATIONS).filter(|(to, _)| *to > found) {
+    let wanted = |to: i64| to > found && to <= target;
+    for (to, sql) in (1..).zip(MIGRATIONS).filter(|(to, _)| wanted(*to)) {
         let failed = |source| StoreError::Migrate { to, source };
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;

@@ -85,7 +85,8 @@ impl Rows<'_> {
         Ok(self.0.prepare_cached(&sql)?.query_row([id], operation).optional()?)
     }
 
-    /// The newest operation on an instance (`binding` is `None`) or on a binding.
+    /// The newest operation on an instance (`binding` is `None`) or on a binding. The order of the rows
+    /// counts: a clock may go back.
     pub fn find_last_operation(
         &self,
         instance: &str,
@@ -93,7 +94,7 @@ impl Rows<'_> {
     ) -> Result<Option<OperationRow>, RowError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM operations WHERE instance_id = ?1 AND binding_id IS ?2 \
-             ORDER BY started_at DESC, rowid DESC LIMIT 1"
+             ORDER BY rowid DESC LIMIT 1"
         );
         let mut statement = self.0.prepare_cached(&sql)?;
         Ok(statement.query_row(params![instance, binding], operation).optional()?)
@@ -141,24 +142,32 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// Notes why a running operation will fail, before what it did is taken back.
+    pub fn note_reason(&self, id: &str, reason: &str) -> Result<(), RowError> {
+        let sql = "UPDATE operations SET description = ?2 WHERE id = ?1 AND state = 'in progress'";
+        self.0.prepare_cached(sql)?.execute([id, reason])?;
+        Ok(())
+    }
+
     /// All operations that run, oldest first.
     pub fn list_running_operations(&self) -> Result<Vec<OperationRow>, RowError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM operations WHERE state = 'in progress' ORDER BY started_at, rowid"
-        );
+        let sql =
+            format!("SELECT {COLUMNS} FROM operations WHERE state = 'in progress' ORDER BY rowid");
         let mut statement = self.0.prepare_cached(&sql)?;
         Ok(statement.query_map([], operation)?.collect::<Result<_, _>>()?)
     }
 
-    /// Ends a running operation; whether it was running.
+    /// Ends a running operation; whether it was running. What a failed update was to bring is kept: the
+    /// way back may have to be tried again.
     pub fn finish_operation(
         &self,
         id: &str,
         state: &str,
         description: Option<&str>,
     ) -> Result<bool, RowError> {
-        let sql = "UPDATE operations SET state = ?2, description = ?3, sealed = NULL, \
-                   finished_at = ?4 WHERE id = ?1 AND state = 'in progress'";
+        let sql = "UPDATE operations SET state = ?2, description = ?3, finished_at = ?4, \
+                   sealed = iif(?2 = 'failed' AND kind = 'update', sealed, NULL) \
+                   WHERE id = ?1 AND state = 'in progress'";
         let changed =
             self.0.prepare_cached(sql)?.execute(params![id, state, description, now()])?;
         Ok(changed > 0)
@@ -178,5 +187,27 @@ impl Rows<'_> {
                      AND bindings.id = operations.binding_id)";
         let before = now() - TOMBSTONE_DAYS * 86_400;
         Ok(self.0.prepare_cached(sql)?.execute([before])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn the_newest_operation_is_the_newest_also_when_the_clock_went_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let written = store.write(|rows| {
+            rows.insert_operation(&OperationRow::new("one".into(), "provision", "i", None))?;
+            rows.finish_operation("one", "succeeded", None)?;
+            rows.0.execute("UPDATE operations SET started_at = started_at + 31536000", [])?;
+            rows.insert_operation(&OperationRow::new("two".into(), "update", "i", None))?;
+            let last = rows.find_last_operation("i", None)?;
+            assert_eq!(last.map(|row| row.id).as_deref(), Some("two"));
+            Ok(Ok::<(), ()>(()))
+        });
+        assert_eq!(written.await.unwrap(), Ok(()));
     }
 }

@@ -107,6 +107,20 @@ async fn is_no_administrator(broker: &TestBroker, one: &Value, two: &Value) {
         let refused = api(one, Method::GET, path, json!({})).await.unwrap();
         assert!([401, 403].contains(&refused.status), "{path}: {refused:?}");
     }
+    // Nor may one keep the others out of what they share.
+    let vhost = text(one, "dbname");
+    for (method, path, body) in [
+        (Method::PUT, format!("vhost-limits/{vhost}/max-connections"), json!({"value": 0})),
+        (
+            Method::PUT,
+            format!("parameters/vhost-limits/{vhost}/limits"),
+            json!({"component": "vhost-limits", "vhost": vhost, "name": "limits", "value": {"max-connections": 0}}),
+        ),
+    ] {
+        let refused = api(one, method, &path, body).await.unwrap();
+        assert!([400, 401, 403].contains(&refused.status), "{path}: {refused:?}");
+    }
+    Amqp::connect(two).await.expect("nobody is kept out").close().await.unwrap();
     let mut elsewhere = one.clone();
     elsewhere["dbname"] = "/".into();
     Amqp::connect(&elsewhere).await.expect_err("another virtual host");
@@ -120,7 +134,7 @@ async fn is_no_administrator(broker: &TestBroker, one: &Value, two: &Value) {
 }
 
 /// A connection to a nats that has logged in.
-async fn nats(credentials: &Value) -> Result<TcpStream, String> {
+pub(crate) async fn nats(credentials: &Value) -> Result<TcpStream, String> {
     let address = format!("{}:{}", text(credentials, "host"), text(credentials, "port"));
     let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let login = json!({
@@ -133,7 +147,7 @@ async fn nats(credentials: &Value) -> Result<TcpStream, String> {
 }
 
 /// Reads until `wanted` comes; else what came.
-async fn heard(stream: &mut TcpStream, wanted: &str) -> Result<(), String> {
+pub(crate) async fn heard(stream: &mut TcpStream, wanted: &str) -> Result<(), String> {
     let mut answer = Vec::new();
     while !String::from_utf8_lossy(&answer).contains(wanted) {
         let read = stream.read_buf(&mut answer).await.map_err(|error| error.to_string())?;

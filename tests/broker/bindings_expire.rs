@@ -70,3 +70,25 @@ async fn what_cannot_be_revoked_in_time_is_not_said_to_be_expired() {
     let rotation = json!({"predecessor_binding_id": "b"});
     client.put("/v2/service_instances/i/service_bindings/next", &rotation).await.expect(201);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_bind_has_left_ends_when_its_time_is_up() {
+    let broker = broker().await;
+    let client = &broker.client;
+    let refuse =
+        |verb: &str| docker_ok(&["exec", &broker.container("i"), verb, "/tmp/refuse-unbind"]);
+    // Neither taking it back nor an unbind says that it has worked.
+    refuse("touch");
+    let mut body = client.ids_body();
+    body["parameters"] = json!({"mode": "fail"});
+    let path = "/v2/service_instances/i/service_bindings/b";
+    assert_eq!(client.put(path, &body).await.status, 500);
+    assert_eq!(client.unbind("i", "b").await.status, 500);
+    refuse("rm");
+    eventually("the credentials to expire", async || {
+        let log = broker.log_text();
+        if log.contains("a binding has expired") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    client.unbind("i", "b").await.expect(200);
+}

@@ -7,7 +7,7 @@ use docker_broker::config::{Overrides, Problem, Severity, load};
 use serde_json::{Value, json};
 
 /// A configuration without problems.
-fn good() -> Value {
+pub(crate) fn good() -> Value {
     json!({
         "services": [{
             "id": "s", "name": "service", "description": "a service",
@@ -28,7 +28,7 @@ fn good() -> Value {
 }
 
 /// Sets the value at a JSON pointer, making mappings on the way; `null` removes it.
-fn set(document: &mut Value, pointer: &str, value: Value) {
+pub(crate) fn set(document: &mut Value, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     if document.pointer(parent).is_none() {
         set(document, parent, json!({}));
@@ -42,7 +42,7 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
 }
 
 /// All problems of a settings document, their paths without the file.
-fn problems(document: &Value) -> Vec<Problem> {
+pub(crate) fn problems(document: &Value) -> Vec<Problem> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("broker.yml");
     // JSON is YAML.
@@ -286,6 +286,14 @@ fn each_mistake_in_the_settings_is_named_with_its_place_and_what_would_be_right(
             ("/encryption_keys", key, "encryption_keys[0]", "is shorter than 20 characters"),
             ("/encryption_key_file", json!("/no/such"), "encryption_key_file", "cannot read"),
             ("/max_parallel_pulls", json!(0), "max_parallel_pulls", "from 1 to 64"),
+            ("/upgrade_snapshot", json!("copy"), "upgrade_snapshot", "must be a mapping"),
+            (
+                "/upgrade_snapshot",
+                json!({"mode": 1}),
+                "upgrade_snapshot.mode",
+                "copy, reflink or off",
+            ),
+            ("/upgrade_snapshot", json!({"max_size": "x"}), "upgrade_snapshot.max_size", "x"),
             ("/operation_timeout", json!("x"), "operation_timeout", "is not a duration"),
             ("/max_body_size", json!("x"), "max_body_size", "is not a size"),
             ("/log_format", json!("xml"), "log_format", "\"xml\"; it must be text or json"),
@@ -379,7 +387,6 @@ fn a_shared_container_needs_hooks_and_a_limit_and_takes_no_environment_of_develo
         ("max_instances_per_container", json!(0), "max_instances_per_container", "from 1 to"),
         ("lifecycle/deprovision", Value::Null, "lifecycle", "needs provision and deprovision"),
         ("parameters", json!({"a": "A"}), "parameters", "become no environment"),
-        ("maintenance_info", json!({"version": "1.0.0"}), "maintenance_info", "no instance has"),
     ] {
         let mut document = document.clone();
         set(&mut document, &format!("{plan}/{pointer}"), value);

@@ -117,7 +117,8 @@ async fn answers_ping(redis: &Redis) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_instances_return_when_dockerd_has_lost_its_containers() {
-    let (mut daemon, mut broker, redis) = with_data(Daemon::broker).await;
+    let at_start = |daemon: &Daemon| daemon.broker().setting("reconcile_interval: 0s");
+    let (mut daemon, mut broker, redis) = with_data(at_start).await;
     for name in ["n1", "n2", "n3"] {
         broker.client.provision(name).await.expect(201);
     }

@@ -1,6 +1,8 @@
 //! `container.existing`: the broker serves a container that somebody else has made, and never
 //! makes, stops, renames or removes it.
 
+use std::process::Command;
+
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::{Value, json};
 
@@ -28,18 +30,16 @@ impl Operators {
     /// Makes it, anew if it is there; the id.
     fn make(&self) -> String {
         docker(&["rm", "-f", "-v", &self.name]);
-        docker_ok(&[
-            "run",
-            "-d",
-            "--name",
-            &self.name,
-            "-p",
-            "127.0.0.1::6379",
-            "redis:7",
-            "redis-server",
-            "--requirepass",
-            PASSWORD,
-        ])
+        let script = r#"echo "requirepass $PASSWORD" | exec redis-server -"#;
+        let made = Command::new("docker")
+            .args(["run", "-d", "--name", &self.name, "-p", "127.0.0.1::6379"])
+            .args(["--env", "PASSWORD", "redis:7", "sh", "-c", script])
+            .env("PASSWORD", PASSWORD)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        text(&made.stdout)
     }
 
     /// Its id, start and name as they are now.
@@ -104,7 +104,9 @@ async fn an_existing_container_survives_its_instances_and_the_broker() {
     let redis = Redis::of(&client.bind("one", "b").await.expect(201));
     assert_eq!(redis.expect("SET mine precious").await, "+OK");
     assert_eq!(broker.containers(), [""; 0], "the broker makes nothing");
-    assert_eq!(broker.instance_directories(), [""; 0]);
+    let mut directories = broker.instance_directories();
+    directories.sort();
+    assert_eq!(directories, ["i-one", "i-two"], "with nothing but their records");
     restart(&mut broker).await;
     let client = broker.client.clone();
     client.provision("one").await.expect(200);
@@ -141,7 +143,9 @@ async fn hooks_give_each_binding_its_own_user_in_an_existing_container() {
       provision: {cli} SET "owner:$OSB_DBNAME" "$OSB_PORT"
       deprovision: {cli} DEL "owner:$OSB_DBNAME"
       bind: |
-        {cli} ACL SETUSER "$OSB_BINDING_USERNAME" on ">$OSB_BINDING_PASSWORD" '~*' '+@all' >&2
+        export REDISCLI_AUTH="$OSB_PASSWORD"
+        printf '>%s' "$OSB_BINDING_PASSWORD" |
+          redis-cli -x ACL SETUSER "$OSB_BINDING_USERNAME" on '~*' '+@all' >&2
         redis-cli SET "binding:$OSB_BINDING_ID" "$OSB_PORT" >&2
       unbind: {cli} ACL DELUSER "$OSB_BINDING_USERNAME" >&2
 "#

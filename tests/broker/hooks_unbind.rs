@@ -5,8 +5,12 @@ use serde_json::json;
 use crate::support::{Daemon, HOOKED, TestBroker, docker_ok, hooked_yaml, users};
 
 async fn broker(timeout: &str) -> TestBroker {
-    let broker =
-        TestBroker::builder().yaml(hooked_yaml(timeout, ""), HOOKED.0, HOOKED.1).start().await;
+    // What is stopped here is to stay so for a while.
+    let broker = TestBroker::builder()
+        .setting("reconcile_interval: 0s")
+        .yaml(hooked_yaml(timeout, ""), HOOKED.0, HOOKED.1)
+        .start()
+        .await;
     broker.client.provision("i").await.expect(201);
     broker
 }

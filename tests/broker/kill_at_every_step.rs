@@ -6,59 +6,24 @@ use std::process::Command;
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::json;
 
-use crate::support::{
-    HOOKED, REDIS, Redis, TestBroker, docker_broker, docker_ok, eventually, hooked_yaml,
-    redis_yaml, users,
+use crate::{
+    adopt_report::goes_on_after as adoption_goes_on_after,
+    kill_support::{BROKEN, broker_with_another_instance, yaml},
+    support::{
+        BY_ENVIRONMENT, HOOKED, REDIS, Redis, Tag, TestBroker, docker_broker, docker_ok,
+        eventually, hooked_yaml, upgrade_body, users, versioned_yaml,
+    },
 };
 
-/// A plan whose process ends at once, in the service of the quick redis.
-const BROKEN: &str = "redis-broken";
-
-fn yaml() -> String {
-    format!(
-        "{}\n  - id: {BROKEN}
-    name: broken
-    description: ends at once
-    container:
-      image: busybox:1
-      command: [sh, -c, 'exit 3']
-      expose_ports: [6379/tcp]
-      volumes: [{{path: /data, owner: '999:999'}}]
-      restart: 'no'
-    credentials:
-      password: {{key: REDIS_PASSWORD}}
-",
-        redis_yaml("")
-    )
-}
-
-/// A broker that has an instance `other` with data in it.
-async fn broker_with_another_instance() -> (TestBroker, Redis) {
-    let broker = TestBroker::builder().yaml(yaml(), REDIS.0, REDIS.1).start().await;
-    broker.client.provision("other").await.expect(201);
-    let other = Redis::of(&broker.client.bind("other", "b").await.expect(201));
-    other.expect("SET mine precious").await;
-    (broker, other)
-}
-
-/// Starts the broker again so that it dies at `step`.
-async fn arm(broker: &mut TestBroker, step: Step) {
-    broker.kill();
-    broker.set_environment(VARIABLE, Some(&step.name()));
-    broker.launch().await;
-    broker.ready().await;
-}
-
-/// Waits until the broker has died, and starts it again without a fault.
-async fn survive(broker: &mut TestBroker) {
-    assert!(!broker.ended().await, "it dies by a signal");
-    broker.set_environment(VARIABLE, None);
-    broker.launch().await;
-    broker.ready().await;
-}
+pub(crate) use crate::kill_support::{arm, survive};
 
 /// Sends a request whose answer may be lost.
-async fn send(broker: &TestBroker, method: http::Method, path: &str, body: &serde_json::Value) {
+pub(crate) async fn send(
+    broker: &TestBroker,
+    method: http::Method,
+    path: &str,
+    body: &serde_json::Value,
+) {
     let authorization = broker.client.authorization();
     let headers = [("authorization", authorization.as_str()), ("x-broker-api-version", "2.17")];
     // The broker dies before or after its answer.
@@ -174,6 +139,117 @@ async fn failed_update_goes_back_after(step: Step) {
     assert_eq!(fetched["plan_id"], REDIS.1);
     assert_eq!(redis.expect("GET mine").await, "too");
     delete_updated(&broker, REDIS.1, &other).await;
+}
+
+/// An upgrade that makes the data over for another major version. The service leaves a mark in the
+/// data that only its new version makes.
+const MIGRATING: &str = "
+        [ $(cat /data/VERSION) = 15 ] || touch /data/new";
+
+/// An instance with data, upgraded from version 15 to 17 by a broker that dies at `step`. `hook`
+/// makes the data over, and `new` is what the new version does before it serves.
+async fn upgraded(step: Step, hook: &str, new: &str) -> (TestBroker, Redis, Redis, Tag) {
+    let mut tag = Tag::new();
+    tag.set_major(15);
+    let yaml = versioned_yaml(
+        &tag,
+        BY_ENVIRONMENT,
+        &format!("    lifecycle: {{migrate: '{hook}; echo $MAJOR > /data/VERSION'}}\n"),
+    )
+    .replace(
+        "exec redis-server",
+        &format!("{MIGRATING}\n        {new}\n        exec redis-server"),
+    );
+    let mut broker = TestBroker::builder().yaml(yaml, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine too").await;
+    broker.client.provision("other").await.expect(201);
+    let other = Redis::of(&broker.client.bind("other", "b").await.expect(201));
+    other.expect("SET mine precious").await;
+    tag.set_major(17);
+    arm(&mut broker, step).await;
+    let body = upgrade_body(&broker).await;
+    send(&broker, http::Method::PATCH, "/v2/service_instances/r1?accepts_incomplete=true", &body)
+        .await;
+    survive(&mut broker).await;
+    (broker, redis, other, tag)
+}
+
+/// What is in and beside the data of `r1`.
+fn left(broker: &TestBroker, below: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(broker.directories().join("i-r1").join(below)).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "record");
+    names.sort();
+    names
+}
+
+async fn upgrade_goes_on_after(step: Step) {
+    let (broker, redis, other, _tag) = upgraded(step, "true", "true").await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "succeeded", "{reason}");
+    assert_eq!(redis.expect("GET mine").await, "too");
+    assert!(left(&broker, "volumes/data").contains(&"new".to_owned()));
+    eventually("what the upgrade needed to go", async || {
+        let left = left(&broker, "");
+        if left == ["volumes"] { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    delete_updated(&broker, REDIS.1, &other).await;
+}
+
+async fn failed_upgrade_goes_back_after(step: Step) {
+    // The hook ends well, unless it is where the broker died: then nobody knows.
+    let new = "[ ! -e /data/new ] || { rm -rf /data/appendonlydir; exit 3; }";
+    let (broker, redis, other, _tag) = upgraded(step, "true", new).await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("as it was before"), "{reason}");
+    assert_eq!(redis.expect("GET mine").await, "too");
+    assert!(!left(&broker, "volumes/data").contains(&"new".to_owned()));
+    assert_eq!(left(&broker, ""), ["failed", "volumes"]);
+    assert_eq!(left(&broker, "failed").len(), 1);
+    delete_updated(&broker, REDIS.1, &other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_whose_copy_was_given_up_stays_although_its_container_does_not_start_again() {
+    let (mut tag, flag) = (Tag::new(), "/data/once");
+    tag.set_major(15);
+    let yaml = versioned_yaml(
+        &tag,
+        BY_ENVIRONMENT,
+        "    lifecycle: {migrate: 'echo $MAJOR > /data/VERSION'}\n",
+    )
+    .replace("exec redis-server", &format!("[ ! -e {flag} ] || exit 3\n        exec redis-server"));
+    let mut broker = TestBroker::builder().yaml(yaml, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine too").await;
+    tag.set_major(17);
+    arm(&mut broker, Step::UpdateCopySpent).await;
+    let body = upgrade_body(&broker).await;
+    send(&broker, http::Method::PATCH, "/v2/service_instances/r1?accepts_incomplete=true", &body)
+        .await;
+    assert!(!broker.ended().await, "it dies by a signal");
+    redis.expect("SET late confirmed").await;
+    let file = broker.directories().join("i-r1/volumes/data/once");
+    std::fs::write(&file, "").unwrap();
+    docker_ok(&["stop", "-t", "5", &broker.container("r1")]);
+    broker.set_environment(VARIABLE, None);
+    broker.launch().await;
+    broker.ready().await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("no way back"), "{reason}");
+    let version = broker.directories().join("i-r1/volumes/data/VERSION");
+    assert_eq!(std::fs::read_to_string(version).unwrap(), "17\n");
+    std::fs::remove_file(&file).unwrap();
+    eventually("the new version to serve again", async || redis.ask("GET late").await).await;
+    assert_eq!(redis.expect("GET late").await, "confirmed");
+    assert_eq!(redis.expect("GET mine").await, "too");
 }
 
 /// A broker with an instance whose hooks make and remove users, about to die at `step`.
@@ -305,6 +381,26 @@ async fn a_change_of_keys_goes_on_after(step: Step) {
     assert_eq!(fetched["plan_id"], REDIS.2);
 }
 
+async fn binding_survives_the_store_after(step: Step) {
+    let (mut broker, other) = broker_with_another_instance().await;
+    arm(&mut broker, step).await;
+    let path = "/v2/service_instances/other/service_bindings/b1";
+    send(&broker, http::Method::PUT, path, &broker.client.ids_body()).await;
+    survive(&mut broker).await;
+    // The start has brought the record up to date.
+    broker.client.get(path).await.expect(200);
+    broker.terminate().await;
+    broker.lose_store();
+    let rebuilt = broker.rebuild_store();
+    assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
+    broker.launch().await;
+    broker.ready().await;
+    let redis = Redis::of(&broker.client.get(path).await.expect(200));
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    broker.client.unbind("other", "b1").await.expect(200);
+    only_the_other_is_left(&broker, &other).await;
+}
+
 /// One test per step, and the list of all of them.
 macro_rules! killed {
     ($($test:ident: $survives:ident($step:ident),)*) => {
@@ -338,6 +434,23 @@ killed! {
     an_update_goes_on_when_the_broker_dies_after_accepting_it: update_goes_on_after(UpdateAccepted),
     an_update_goes_on_when_the_broker_dies_with_the_old_container_stopped: update_goes_on_after(UpdateStopped),
     an_update_goes_on_when_the_broker_dies_with_the_old_container_renamed: update_goes_on_after(UpdateRenamed),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_data_copied: upgrade_goes_on_after(UpdateCopied),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_copy_kept: upgrade_goes_on_after(UpdateCopyKept),
+    an_upgrade_goes_back_when_the_broker_dies_before_its_migration_hook_has_ended: failed_upgrade_goes_back_after(UpdateMigrating),
+    an_upgrade_goes_on_when_the_broker_dies_with_its_migration_hook_run: upgrade_goes_on_after(UpdateMigrated),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_copy_given_up: upgrade_goes_on_after(UpdateCopySpent),
+    a_failed_upgrade_goes_back_when_the_broker_dies_before_that: failed_upgrade_goes_back_after(UpdateRollingBack),
+    a_failed_upgrade_goes_back_when_the_broker_dies_with_its_data_set_aside: failed_upgrade_goes_back_after(UpdateDataSetAside),
+    a_failed_upgrade_goes_back_when_the_broker_dies_with_the_data_back: failed_upgrade_goes_back_after(UpdateDataBack),
+    a_failed_upgrade_goes_back_when_the_broker_dies_after_that: failed_upgrade_goes_back_after(UpdateRolledBack),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_old_container_renamed: upgrade_goes_on_after(UpdateRenamed),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_new_container_made: upgrade_goes_on_after(UpdateCreated),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_new_container_ready: upgrade_goes_on_after(UpdateReady),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_old_container_stopped: upgrade_goes_on_after(UpdateStopped),
+    an_upgrade_goes_on_when_the_broker_dies_with_the_new_container_started: upgrade_goes_on_after(UpdateStarted),
+    an_update_goes_on_when_the_broker_dies_with_the_new_container_started: update_goes_on_after(UpdateStarted),
+    a_failed_update_goes_back_when_the_broker_dies_with_the_new_container_started: failed_update_goes_back_after(UpdateStarted),
+    an_upgrade_has_succeeded_when_the_broker_dies_after_its_commit: upgrade_goes_on_after(UpdateCommitted),
     an_update_goes_on_when_the_broker_dies_with_the_new_container_made: update_goes_on_after(UpdateCreated),
     an_update_goes_on_when_the_broker_dies_with_the_new_container_ready: update_goes_on_after(UpdateReady),
     an_update_goes_on_when_the_broker_dies_with_its_hook_run: update_goes_on_after(UpdateHooked),
@@ -352,7 +465,11 @@ killed! {
     an_unbind_goes_on_when_the_broker_dies_with_its_hook_run: hooked_unbind_goes_on_after(UnbindHooked),
     a_binding_is_whole_when_the_broker_dies_after_its_commit: bind_is_whole_after(BindCommitted),
     an_unbind_is_whole_when_the_broker_dies_after_its_commit: unbind_is_whole_after(UnbindCommitted),
+    a_binding_is_rebuilt_when_the_broker_dies_before_its_record: binding_survives_the_store_after(RecordDue),
+    a_binding_is_rebuilt_when_the_broker_dies_after_its_record: binding_survives_the_store_after(RecordWritten),
     a_change_of_keys_goes_on_when_the_process_dies_in_the_middle: a_change_of_keys_goes_on_after(KeysChanging),
+    an_adoption_goes_on_when_the_process_dies_after_its_commit: adoption_goes_on_after(AdoptCommitted),
+    an_adoption_goes_on_when_the_process_dies_with_the_container_renamed: adoption_goes_on_after(AdoptRenamed),
 }
 
 #[test]

@@ -149,7 +149,7 @@ async fn an_update_is_no_way_around_the_schema_of_new_instances() {
 ";
     // The second plan takes other colours, and has a schema for updates beside it.
     let for_updates =
-        "        update: {parameters: {properties: {colour: {enum: [green, blue]}}}}\n";
+        "        update: {parameters: {properties: {colour: {enum: [green, blue]}, size: {}}}}\n";
     let second = format!("{}{for_updates}", extra.replace("[red, green]", "[green, blue]"));
     let yaml = switch_yaml("300s", extra);
     let (first, others) = yaml.split_once("  - id: switch-second").unwrap();
@@ -172,8 +172,14 @@ async fn an_update_is_no_way_around_the_schema_of_new_instances() {
         reply.expect(400);
         assert!(reply.description().contains(name), "{}", reply.description());
     }
-    // Only what is sent has to fit a schema for updates.
+    // What is sent has to fit the schema for updates; what is stored has to fit another plan.
     update(json!({"colour": "red"}), "switch-second").await.expect(400);
+    for parameters in [json!({}), Value::Null] {
+        let reply = update(parameters, "switch-second").await;
+        reply.expect(400);
+        assert!(reply.description().contains("red"), "{}", reply.description());
+    }
+    assert!(has(&broker.container("i"), "COLOUR=red"), "nothing was touched");
     update(json!({"colour": "blue", "mode": null}), "switch-second").await.expect(200);
     let fetched = client.get(path).await.expect(200);
     assert_eq!(fetched["parameters"], json!({"colour": "blue"}));

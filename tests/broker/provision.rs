@@ -26,8 +26,11 @@ async fn a_provision_is_done_once_however_often_it_is_asked_for() {
     let fetched = client.get(&format!("{path}?service_id=hint&plan_id=hint")).await.expect(200);
     let expected = json!({
         "service_id": SWITCH.0, "plan_id": SWITCH.1, "parameters": body["parameters"],
+        "maintenance_info": fetched["maintenance_info"],
     });
     assert_eq!(fetched, expected);
+    let version = fetched["maintenance_info"]["version"].as_str().unwrap();
+    assert!(version.starts_with("1.0.0+"), "{version}");
     assert_eq!(broker.containers(), [broker.container("i1")]);
 }
 

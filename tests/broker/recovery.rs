@@ -8,9 +8,14 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
 
+/// A broker that leaves bringing back to its next start.
+fn at_start_only() -> crate::support::Builder {
+    TestBroker::builder().setting("reconcile_interval: 0s")
+}
+
 /// A broker with an instance `r1` that holds a value.
 async fn with_data() -> (TestBroker, Redis) {
-    let broker = TestBroker::builder().start().await;
+    let broker = at_start_only().start().await;
     broker.client.provision("r1").await.expect(201);
     let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
     redis.expect("SET mine precious").await;
@@ -246,7 +251,7 @@ async fn a_host_port_that_somebody_else_holds_is_skipped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_are_deleted_while_they_are_brought_back_leave_nothing_behind() {
-    let mut broker = TestBroker::builder().start().await;
+    let mut broker = at_start_only().start().await;
     let names: Vec<String> = (0..8).map(|number| format!("n{number}")).collect();
     let provisions =
         names.iter().map(|name| async { broker.client.provision(name).await.expect(201) });

@@ -3,7 +3,8 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Ca, TestBroker, busybox_service, eventually, redis_yaml, service_file, switch_yaml,
+    Ca, TestBroker, busybox_service, docker, docker_ok, eventually, redis_yaml, service_file,
+    switch_yaml, unique,
 };
 
 /// How the command ended, with its output in one piece.
@@ -205,6 +206,42 @@ async fn an_instance_that_a_killed_run_left_without_a_container_is_removed_as_we
     assert_eq!(run.code, Some(0), "{}", run.text);
     assert!(run.text.contains("removing sanity-test-killed"), "{}", run.text);
     broker.client.deprovision(id).await.expect(410);
+    assert_eq!(std::fs::read_to_string(&journal).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_removal_failed_is_removed_by_the_next_run() {
+    // It lives in a container that is not the broker's, so nothing of Docker's names it.
+    let container = unique("operators-");
+    docker_ok(&["run", "-d", "--name", &container, "busybox:1", "sleep", "1000"]);
+    let yaml = format!(
+        "services:
+- id: existing-service
+  name: existing
+  description: d
+  bindable: false
+  plans:
+  - id: existing-plan
+    name: plan
+    description: d
+    container: {{existing: {container}}}
+    lifecycle: {{deprovision: '[ ! -e /tmp/refuse ]'}}
+{}",
+        busybox_service("exec httpd -f -p 80", "").replace("services:\n", "")
+    );
+    let broker =
+        TestBroker::builder().yaml(yaml, "existing-service", "existing-plan").start().await;
+    docker_ok(&["exec", &container, "touch", "/tmp/refuse"]);
+    let failed = run(&broker, &[]).await;
+    assert_eq!(failed.code, Some(1), "{}", failed.text);
+    assert!(failed.text.contains("existing/plan: deprovision: "), "{}", failed.text);
+    assert!(failed.text.contains("busybox-for-tests  plan  ok"), "{}", failed.text);
+    docker_ok(&["exec", &container, "rm", "/tmp/refuse"]);
+    let next = run(&broker, &["--only", "busybox-for-tests"]).await;
+    docker(&["rm", "-f", &container]);
+    assert_eq!(next.code, Some(0), "{}", next.text);
+    assert!(next.text.contains("which an earlier run left behind"), "{}", next.text);
+    let journal = broker.data.path().join("sanity-test.lock");
     assert_eq!(std::fs::read_to_string(&journal).unwrap(), "");
 }
 

@@ -31,10 +31,10 @@ const REDIS: Kind = Kind {
     image: "redis:7",
     starttls: "",
     uri: ("rediss://", ""),
-    verified: "redis-cli --no-auth-warning -u $URI --cacert $CA --sni $HOST echo secured",
-    plain: "redis-cli --no-auth-warning -u redis://${URI#rediss://} ping",
+    verified: "redis-cli -h $HOST -p $PORT --user $USERNAME --tls --cacert $CA --sni $HOST echo secured",
+    plain: "redis-cli -h $HOST -p $PORT --user $USERNAME ping",
     refusals: &["reset", "closed"],
-    session: "exec redis-cli --no-auth-warning -u $URI --cacert $CA",
+    session: "exec redis-cli -h $HOST -p $PORT --user $USERNAME --tls --cacert $CA",
     question: "echo secured",
 };
 
@@ -43,10 +43,11 @@ const POSTGRES: Kind = Kind {
     image: "postgres:17",
     starttls: "postgres",
     uri: ("postgres://", "?sslmode=require"),
-    verified: "PGSSLROOTCERT=$CA psql \"${URI%require}verify-full\" -Atc \"select 'secured'\"",
-    plain: "psql \"${URI%require}disable\" -c 'select 1'",
+    verified: "PGSSLROOTCERT=$CA PGSSLMODE=verify-full psql -h $HOST -p $PORT -U $USERNAME -d $DBNAME \
+               -Atc \"select 'secured'\"",
+    plain: "PGSSLMODE=disable psql -h $HOST -p $PORT -U $USERNAME -d $DBNAME -c 'select 1'",
     refusals: &["no encryption", "SSL off"],
-    session: "exec psql $URI -At",
+    session: "PGSSLMODE=require exec psql -h $HOST -p $PORT -U $USERNAME -d $DBNAME -At",
     question: "select 'secured';",
 };
 
@@ -177,7 +178,10 @@ async fn mariadb11_speaks_tls_alone_and_its_certificate_is_renewed_under_open_co
 }
 
 fn redis() -> crate::support::Builder {
-    TestBroker::builder().services(&[service_file("op-redis7.yml")])
+    // What is removed here is to come back at the next start.
+    TestBroker::builder()
+        .setting("reconcile_interval: 0s")
+        .services(&[service_file("op-redis7.yml")])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,4 +320,22 @@ async fn a_service_that_was_not_told_before_a_crash_is_told_after_it() {
         if there { Err(broker.log_text()) } else { Ok(()) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_came_no_further_than_its_stop_is_gone_on_with() {
+    let ca = Ca::new("restart");
+    let yaml = redis_yaml("    tls: {reload: restart}\n");
+    let builder = TestBroker::builder().yaml(yaml, PLANS.0, PLANS.1);
+    let broker = builder.setting(ca.setting("")).start().await;
+    let document = bound(&broker).await;
+    docker_ok(&["stop", "-t", "10", &broker.container("s1")]);
+    fs::write(broker.directories().join("i-s1/tls-reload"), "").unwrap();
+    // By whoever comes first: the look after certificates, or that after containers.
+    let pending = broker.directories().join("i-s1/tls-reload");
+    eventually("the end of the restart", async || {
+        if pending.exists() { Err("it is pending".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(Redis::of(&document).expect("PING").await, "+PONG");
 }

@@ -4,7 +4,7 @@
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Redis, TestBroker, docker_ok, eventually};
+use crate::support::{Client, Redis, TestBroker, docker_ok, eventually, restart_on, upgrade_body};
 
 const SERVICE: (&str, &str) = ("shared-service", "shared-plan");
 
@@ -32,7 +32,8 @@ fn yaml(extra: &str) -> String {
         redis-cli --scan --pattern "$OSB_DBNAME:*" | while read -r key; do redis-cli DEL "$key"; done >&2
       bind: |
         export REDISCLI_AUTH="$REDIS_PASSWORD"
-        redis-cli ACL SETUSER "$OSB_BINDING_USERNAME" on ">$OSB_BINDING_PASSWORD" "~$OSB_DBNAME:*" '+@all' '-@admin' '-@dangerous' >&2
+        printf '>%s' "$OSB_BINDING_PASSWORD" |
+          redis-cli -x ACL SETUSER "$OSB_BINDING_USERNAME" on "~$OSB_DBNAME:*" '+@all' '-@admin' '-@dangerous' >&2
       unbind: |
         export REDISCLI_AUTH="$REDIS_PASSWORD"
         redis-cli ACL DELUSER "$OSB_BINDING_USERNAME" >&2
@@ -40,7 +41,11 @@ fn yaml(extra: &str) -> String {
       image: redis:7
       user: '999:999'
       entrypoint: [/bin/sh, -c]
-      command: ['exec redis-server --dir /data --requirepass "$REDIS_PASSWORD" --appendonly yes']
+      command:
+      - |
+        exec redis-server - --dir /data --appendonly yes <<CONFIG
+        requirepass $REDIS_PASSWORD
+        CONFIG
       expose_ports: [6379/tcp]
       volumes: [{{path: /data, owner: '999:999'}}]
       limits: {{memory: 64m}}
@@ -56,7 +61,7 @@ fn yaml(extra: &str) -> String {
     )
 }
 
-async fn broker() -> TestBroker {
+pub(crate) async fn broker() -> TestBroker {
     TestBroker::builder().yaml(yaml(":"), SERVICE.0, SERVICE.1).start().await
 }
 
@@ -245,8 +250,49 @@ async fn a_shared_container_that_cannot_be_made_fails_its_tenants_who_can_be_del
     nothing_is_left(&broker);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_deleted_while_its_container_is_upgraded_leaves_nothing_in_it() {
+    let mut broker = broker().await;
+    provision(&broker.client, &["one", "two"]).await;
+    let one = Tenant::bind(&broker.client, "one").await;
+    let two = Tenant::bind(&broker.client, "two").await;
+    one.set("1").await;
+    two.set("2").await;
+    let slow = yaml(":").replace("exec redis-server", "sleep 5; exec redis-server");
+    let slow = slow.replace("tenancy:", "maintenance_info: {version: 1.1.0}\n    tenancy:");
+    restart_on(&mut broker, slow).await;
+    let client = broker.client.clone();
+    let path = "/v2/service_instances/one?accepts_incomplete=true";
+    client.patch(path, &upgrade_body(&broker).await).await.expect(202);
+    let store = rusqlite::Connection::open(broker.data.path().join("broker.db")).unwrap();
+    let host = "SELECT state FROM instances WHERE name LIKE 'shared-%'";
+    eventually("the upgrade of the host", async || {
+        let state: String = store.query_row(host, [], |row| row.get(0)).unwrap();
+        (state == "updating").then_some(()).ok_or(state)
+    })
+    .await;
+    client.deprovision("two").await.expect(200);
+    assert_eq!(client.poll("one").await.0, "succeeded");
+    let [container] = &broker.containers()[..] else { panic!("one container") };
+    let left = keys(container);
+    assert!(left.contains(&one.dbname) && !left.contains(&two.dbname), "{left}");
+    client.deprovision("one").await.expect(200);
+    nothing_is_left(&broker);
+}
+
 /// A request whose answer may be lost, to a broker that dies at `step`.
 async fn dies(broker: &mut TestBroker, step: Step, method: http::Method, path: &str) {
+    dies_with(broker, step, method, path, || {}).await;
+}
+
+/// The same, with something that happens before the broker is back.
+async fn dies_with(
+    broker: &mut TestBroker,
+    step: Step,
+    method: http::Method,
+    path: &str,
+    meanwhile: impl FnOnce(),
+) {
     broker.kill();
     broker.set_environment(VARIABLE, Some(&step.name()));
     broker.launch().await;
@@ -256,6 +302,7 @@ async fn dies(broker: &mut TestBroker, step: Step, method: http::Method, path: &
     let body = broker.client.provision_body().to_string();
     drop(broker.client.raw(method, path, &headers, body).await);
     assert!(!broker.ended().await, "it dies by a signal");
+    meanwhile();
     broker.set_environment(VARIABLE, None);
     broker.launch().await;
     broker.ready().await;
@@ -329,6 +376,25 @@ async fn a_broker_killed_while_the_last_tenant_moves_out_goes_on() {
     ] {
         survives_a_deprovision(step, true).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_moves_out_waits_for_a_container_that_comes_back() {
+    let mut broker = broker().await;
+    provision(&broker.client, &["one", "two"]).await;
+    let two = Tenant::bind(&broker.client, "two").await;
+    let container = broker.containers().remove(0);
+    let path = format!("/v2/service_instances/one?accepts_incomplete=true&{}", broker.client.ids());
+    let lose = || drop(docker_ok(&["rm", "-f", &container]));
+    dies_with(&mut broker, Step::DeprovisionAccepted, http::Method::DELETE, &path, lose).await;
+    let client = broker.client.clone();
+    let (state, reason) = client.poll("one").await;
+    assert!(["succeeded", "gone"].contains(&state.as_str()), "{state}: {reason}");
+    client.deprovision("one").await.expect(410);
+    let kept = keys(&container);
+    assert!(kept.contains(&two.dbname) && kept.lines().count() == 1, "{kept}");
+    client.deprovision("two").await.expect(200);
+    nothing_is_left(&broker);
 }
 
 #[tokio::test(flavor = "multi_thread")]

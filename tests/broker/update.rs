@@ -3,20 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, REDIS, SWITCH, TestBroker, docker_ok, eventually, in_image, redis_yaml, switch_yaml,
+    Client, REDIS, Redis, SWITCH, TestBroker, docker_ok, eventually, redis_yaml, switch_yaml,
 };
-
-/// Runs a Redis command with the credentials of a binding.
-fn redis(credentials: &Value, command: &[&str]) -> String {
-    let uri = credentials["uri"].as_str().expect("a uri");
-    let (ok, text) = in_image(
-        "redis:7",
-        &[],
-        &[&["redis-cli", "--no-auth-warning", "-u", uri], command].concat(),
-    );
-    assert!(ok, "{text}");
-    text
-}
 
 fn inspect(container: &str, format: &str) -> String {
     docker_ok(&["inspect", "--format", format, container])
@@ -37,13 +25,13 @@ async fn another_plan_keeps_port_password_and_data() {
     client.provision("i").await.expect(201);
     let bound = client.bind("i", "b").await.expect(201);
     let credentials = &bound["credentials"];
-    redis(credentials, &["set", "kept", "value"]);
+    assert_eq!(Redis::of(&bound).expect("SET kept value").await, "+OK");
     let container = broker.container("i");
     let memory = || inspect(&container, "{{.HostConfig.Memory}}");
     assert_eq!(memory(), (64 << 20).to_string());
     assert_eq!(update(client, "i", &json!({"plan_id": REDIS.2})).await.expect(200), json!({}));
     assert_eq!(memory(), (96 << 20).to_string());
-    assert_eq!(redis(credentials, &["get", "kept"]), "value");
+    assert_eq!(Redis::of(&bound).expect("GET kept").await, "value");
     assert_eq!(broker.containers(), [container]);
 
     // From now on the instance is one of the new plan.
@@ -185,14 +173,13 @@ async fn an_update_that_cannot_become_ready_goes_back() {
     let client = &broker.client;
     client.provision("i").await.expect(201);
     let bound = client.bind("i", "b").await.expect(201);
-    let credentials = &bound["credentials"];
-    redis(credentials, &["set", "kept", "value"]);
+    assert_eq!(Redis::of(&bound).expect("SET kept value").await, "+OK");
 
     let reply = update(client, "i", &json!({"plan_id": REDIS.2})).await;
     let body = reply.expect(500);
     assert!(reply.description().contains("did not"), "{}", reply.description());
     assert_eq!(body["update_repeatable"], true);
-    assert_eq!(redis(credentials, &["get", "kept"]), "value");
+    assert_eq!(Redis::of(&bound).expect("GET kept").await, "value");
 
     let path = "/v2/service_instances/i?accepts_incomplete=true";
     let target = json!({"service_id": REDIS.0, "plan_id": REDIS.2});
@@ -205,7 +192,7 @@ async fn an_update_that_cannot_become_ready_goes_back() {
     .await;
     assert_eq!((&end["state"], &end["instance_usable"]), (&json!("failed"), &json!(true)));
     assert!(end["description"].as_str().unwrap().contains("within 1 s"), "{end}");
-    assert_eq!(redis(credentials, &["get", "kept"]), "value");
+    assert_eq!(Redis::of(&bound).expect("GET kept").await, "value");
 
     let fetched = client.get("/v2/service_instances/i").await.expect(200);
     assert_eq!(fetched["plan_id"], REDIS.1);

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use super::{PATIENCE, eventually, openapi};
+use super::{Arguments, PATIENCE, eventually, openapi};
 
 /// What the broker answered.
 #[derive(Debug, Clone)]
@@ -54,13 +54,14 @@ impl Reply {
     }
 }
 
-/// Every secret that a broker has handed out: none may be in its log or in an error.
+/// Every secret that a broker has handed out, and those to administer it and its services: none may
+/// be in a log, an error or an argument list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Issued(Arc<Mutex<BTreeSet<String>>>);
 
 impl Issued {
     /// Shorter values may stand in innocent text.
-    const CHARACTERS: usize = 16;
+    pub(super) const CHARACTERS: usize = 16;
     /// Entries of credentials that are no secrets.
     const OPEN: [&str; 8] =
         ["host", "hostname", "port", "ports", "username", "dbname", "ca_certificate", "vhost"];
@@ -79,11 +80,18 @@ impl Issued {
         }
     }
 
-    /// The first line of `text` with a secret in it.
+    /// One more secret, which is no innocent text however short it is.
+    pub(crate) fn add(&self, secret: &str) {
+        self.0.lock().expect("no holder panics").insert(secret.to_owned());
+    }
+
+    /// The first line of `text` with a secret in it, which is masked.
     pub(crate) fn find_in(&self, text: &str) -> Option<String> {
         let secrets = self.0.lock().expect("no holder panics");
-        let mut lines = text.lines();
-        lines.find(|line| secrets.iter().any(|one| line.contains(one))).map(str::to_owned)
+        text.lines().find_map(|line| {
+            let shown = secrets.iter().find(|secret| line.contains(secret.as_str()))?;
+            Some(line.replace(shown.as_str(), "<a secret>"))
+        })
     }
 }
 
@@ -115,6 +123,7 @@ impl Client {
             .await
             .map_err(|e| say(&e))?;
         let connection = tokio::spawn(connection);
+        let hurry = (method != Method::GET).then(|| Arguments::watch().hurry());
         let mut request = Request::builder().method(method).uri(path).header("host", &self.address);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -128,6 +137,7 @@ impl Client {
         };
         let reply = tokio::time::timeout(PATIENCE, exchange).await;
         connection.abort();
+        drop(hurry);
         let reply: Reply = reply.map_err(|_| "no answer in time".to_owned())??;
         if let Ok(document) = serde_json::from_slice::<Value>(&reply.bytes) {
             if reply.status >= 400 {

@@ -111,8 +111,17 @@ impl Daemon {
         command
     }
 
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
     /// Starts it on the same data after [`Daemon::stop`] or [`Daemon::kill`].
     pub(crate) async fn start_again(&mut self) {
+        self.start_on(&self.socket()).await;
+    }
+
+    async fn start_on(&mut self, socket: &str) {
         let path = |name: &str| self.directory.path().join(name);
         let log = fs::File::options().create(true).append(true).open(path("log"));
         let log = log.expect("its log can be opened");
@@ -120,7 +129,7 @@ impl Daemon {
         let driver = docker_ok(&["info", "--format", "{{.Driver}}"]);
         let mut command = self.enter("dockerd");
         command
-            .args(["--host", &self.socket(), "--storage-driver", &driver])
+            .args(["--host", socket, "--storage-driver", &driver])
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
             .arg(format!("--cgroup-parent=/{}", self.name))
             .arg("--config-file")
@@ -137,11 +146,53 @@ impl Daemon {
             .stderr(log);
         self.child = Some(command.spawn().expect("dockerd is installed"));
         eventually("a dockerd to answer", async || {
-            let output = self.docker(&["version"]);
+            let output = docker(&["-H", socket, "version"]);
             let log = || fs::read_to_string(path("log")).unwrap_or_default();
             output.status.success().then_some(()).ok_or_else(log)
         })
         .await;
+    }
+
+    /// Starts it after [`Daemon::kill`] as the job `docker` does: what it has lost sight of is
+    /// ended, and its first start, with live-restore and where no client finds it, is followed by
+    /// another one.
+    pub(crate) async fn start_after_kill(&mut self) {
+        let shims = self.shims();
+        let file = self.directory.path().join("daemon.json");
+        let configuration = fs::read_to_string(&file).expect("it has a configuration");
+        self.configure(r#"{"live-restore": true}"#);
+        let apart = format!("unix://{}", self.directory.path().join("first.sock").display());
+        self.start_on(&apart).await;
+        let known = docker_ok(&["-H", &apart, "ps", "--quiet", "--no-trunc"]);
+        self.stop();
+        let lost: Vec<_> = shims.iter().filter(|(_, id)| !known.contains(id.as_str())).collect();
+        for (shim, _) in &lost {
+            let children = Command::new("pgrep").args(["-P", &shim.to_string()]).output();
+            let children = children.expect("pgrep is installed").stdout;
+            let children = String::from_utf8_lossy(&children).into_owned();
+            let children: Vec<u32> = children.lines().filter_map(|pid| pid.parse().ok()).collect();
+            for child in &children {
+                send(*child, Signal::TERM);
+            }
+            until(|| children.iter().all(|child| has_ended(*child)));
+            send(*shim, Signal::KILL);
+            until(|| has_ended(*shim));
+        }
+        self.configure(&configuration);
+        self.start_again().await;
+    }
+
+    /// Process and container of each shim.
+    fn shims(&self) -> Vec<(u32, String)> {
+        let shim = |pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let words: Vec<&str> = line.split('\0').collect();
+            let is_shim = words.first().is_some_and(|program| program.contains("containerd-shim"));
+            let id = words.iter().position(|word| *word == "-id").and_then(|at| words.get(at + 1));
+            id.filter(|_| is_shim).map(|id| (pid, (*id).to_owned()))
+        };
+        self.left_over().into_iter().filter_map(shim).collect()
     }
 
     /// SIGKILL, and waits until its containerd is really gone; the containers run on.
@@ -152,6 +203,13 @@ impl Daemon {
     /// SIGTERM, and waits for the end; this stops the containers.
     pub(crate) fn stop(&mut self) {
         self.end(Signal::TERM);
+    }
+
+    /// Stops it and removes everything that it has: what is left of a VM that was made anew.
+    pub(crate) fn wipe(&mut self) {
+        self.stop();
+        self.unmount();
+        fs::remove_dir_all(self.directory.path().join("data")).expect("its data can be removed");
     }
 
     fn end(&mut self, signal: Signal) {
@@ -271,6 +329,12 @@ fn send(pid: u32, signal: Signal) {
         // It may have ended by itself.
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Whether a process is gone, or waits only for its parent to notice.
+fn has_ended(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ")
 }
 
 /// Waits until `done`, but not for ever.

@@ -2,14 +2,18 @@
 //! left of it afterwards.
 
 mod amqp;
+mod arguments;
 mod broker;
 mod client;
 mod cloud_foundry;
 mod command;
 mod daemon;
 mod docker;
+mod health;
 mod hooked;
+mod legacy;
 mod openapi;
+mod operator;
 mod raw;
 mod redis;
 mod registrar;
@@ -17,8 +21,10 @@ mod registry;
 mod services;
 mod session;
 mod tls;
+mod upgrades;
 
 pub(crate) use amqp::Amqp;
+pub(crate) use arguments::Arguments;
 pub(crate) use broker::{Builder, TestBroker, reserve_ports};
 pub(crate) use client::{Client, Issued, Reply};
 pub(crate) use cloud_foundry::{ADMIN, CLIENT, Fault, KnownBroker, NOBODY, Platform, Tls};
@@ -26,6 +32,7 @@ pub(crate) use command::{Finished, docker_broker};
 pub(crate) use daemon::Daemon;
 pub(crate) use docker::{docker, docker_ok, in_image, remove_labelled};
 pub(crate) use hooked::{HOOKED, go_on, hooked_yaml, users};
+pub(crate) use legacy::{Legacy, Recipe, derived, ephemeral_ports, guid, life};
 pub(crate) use openapi::violations;
 pub(crate) use raw::Connection;
 pub(crate) use redis::Redis;
@@ -36,6 +43,9 @@ pub(crate) use services::{
 };
 pub(crate) use session::Session;
 pub(crate) use tls::{Ca, client, session, shown_certificate};
+pub(crate) use upgrades::{
+    BY_ENVIRONMENT, Tag, container_id, offered, restart_on, upgrade, upgrade_body, versioned_yaml,
+};
 
 use std::{future::Future, time::Duration};
 

@@ -23,6 +23,23 @@ impl Redis {
         Self { address: format!("{}:{}", text("host"), text("port")), login }
     }
 
+    /// One that asks for a password alone.
+    pub(crate) fn with_password(port: u16, password: &str) -> Self {
+        Self { address: format!("127.0.0.1:{port}"), login: format!("AUTH {password}") }
+    }
+
+    /// Out of a URI alone, as libraries take it.
+    pub(crate) fn of_uri(uri: &str) -> Self {
+        let (login, address) = uri
+            .strip_prefix("redis://")
+            .and_then(|rest| rest.split_once('@'))
+            .expect("a URI with a login");
+        let (username, password) = login.split_once(':').expect("a user and a password");
+        let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+        let login = format!("AUTH {} {}", decoded(username), decoded(password));
+        Self { address: address.trim_end_matches('/').to_owned(), login }
+    }
+
     /// The answer to one command after logging in, or why there is none.
     pub(crate) async fn ask(&self, command: &str) -> Result<String, String> {
         self.connect().await?.ask(command).await

@@ -143,15 +143,16 @@ fn with_ca(script: &str) -> String {
     format!("export CA=/tmp/ca; printf %s \"$PEM\" > $CA; {script}")
 }
 
-fn environment(bound: &Value) -> [(&'static str, &str); 7] {
+fn environment(bound: &Value) -> [(&'static str, &str); 8] {
     let text = |key: &str| bound["credentials"][key].as_str().unwrap_or_default();
     [
         ("PEM", text("ca_certificate")),
-        ("URI", text("uri")),
         ("HOST", text("host")),
         ("PORT", text("port")),
         ("USERNAME", text("username")),
         ("MYSQL_PWD", text("password")),
+        ("PGPASSWORD", text("password")),
+        ("REDISCLI_AUTH", text("password")),
         ("DBNAME", text("dbname")),
     ]
 }

@@ -28,6 +28,15 @@ fn the_engine_keeps_everything_on_the_persistent_disk_and_listens_on_its_socket_
 }
 
 #[test]
+fn the_data_of_another_release_can_be_taken_over_where_it_lies() {
+    let old = "/var/vcap/store/docker/docker";
+    let rendered = render(&json!({"data_root": old}));
+    let daemon: Value = serde_json::from_str(&rendered.file("config/daemon.json")).expect("JSON");
+    assert_eq!(daemon["data-root"], old);
+    assert!(rendered.file("bin/lib.sh").contains(&format!("data_root={old}\n")));
+}
+
+#[test]
 fn by_default_containers_survive_the_engine_and_their_logs_are_bounded() {
     let daemon = daemon(&json!({}));
     assert_eq!(daemon["live-restore"], true);

@@ -70,8 +70,11 @@ fn every_property_of_the_same_name_is_a_setting() {
         "max_parallel_pulls": 7, "host_directory": "/var/vcap/store/elsewhere",
         "encryption_keys": ["the newest of all the keys", "the one before that, kept"],
         "max_containers": 20, "host_ports": "10000-10999", "instances_per_network": 500,
-        "max_parallel_starts": 4, "operation_timeout": "1h", "docker_url": "tcp://10.0.0.9:2375",
-        "log_level": "debug", "log_format": "text", "external_ip": "10.1.1.1",
+        "max_parallel_starts": 4, "operation_timeout": "1h",
+        "reconcile_interval": "5m", "docker_url": "tcp://10.0.0.9:2375",
+        "upgrade_snapshot": {"mode": "copy", "max_size": "1g", "when_too_large": "skip"},
+        "log_level": "debug", "log_format": "text",
+        "store_backup": {"interval": "5m", "keep": 3}, "external_ip": "10.1.1.1",
     });
     let settings = settings_of(&render(&given));
     for (key, value) in given.as_object().expect("a mapping") {

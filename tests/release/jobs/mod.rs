@@ -12,12 +12,19 @@ mod sanity_test;
 mod scripts;
 mod secrets;
 mod stop;
+mod upgrade_all_instances;
 
 use serde_json::{Value, json};
 
 /// The jobs of the release.
-const JOBS: [&str; 5] =
-    ["docker", "docker-broker", "broker-registrar", "broker-deregistrar", "sanity-test"];
+const JOBS: [&str; 6] = [
+    "docker",
+    "docker-broker",
+    "broker-registrar",
+    "broker-deregistrar",
+    "sanity-test",
+    "upgrade-all-instances",
+];
 
 /// The least that the errands of the registrar need without links.
 fn registrar_properties() -> Value {

@@ -56,6 +56,16 @@ fn good_properties_pass_in_silence() -> anyhow::Result<()> {
 }
 
 #[test]
+fn images_and_containers_have_to_be_on_the_persistent_disk() -> anyhow::Result<()> {
+    for directory in ["/docker", "/var/vcap/store", "/var/vcap/store/../data/docker"] {
+        let said = refused(&sandbox(&json!({"data_root": directory}))?);
+        assert!(said.contains("data_root is"), "{said}");
+        assert!(said.contains("where the persistent disk is"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn without_a_persistent_disk_it_says_what_to_do() -> anyhow::Result<()> {
     let sandbox = Sandbox::new(&json!({}))?;
     let said = refused(&sandbox);

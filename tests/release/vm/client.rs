@@ -14,6 +14,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use super::secrets;
+
 /// Longest time for an answer of the broker, or of redis.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -50,6 +52,7 @@ impl Platform {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value), String> {
+        let _watch = secrets::watch();
         let mut curl = Command::new("curl");
         // The password is no argument: those can be seen by everybody.
         curl.args(["--config", "-", "--silent", "--show-error", "--request", method]);
@@ -118,6 +121,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) fn of(credentials: &Value) -> Self {
         let text = |key: &str| credentials[key].as_str().expect("a text").to_owned();
+        secrets::add(&text("password"));
         Self {
             address: format!("{}:{}", text("host"), text("port")),
             username: text("username"),

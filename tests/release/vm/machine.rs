@@ -12,7 +12,7 @@ use std::{
 
 use rand::Rng;
 
-use super::{eventually, ok, text};
+use super::{eventually, ok, secrets, text};
 
 /// Marks everything of these tests in the Docker engine; its value is [`prepared`], so that
 /// `ci/test-vm` removes only what its own clone has left behind.
@@ -196,8 +196,12 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        let mut shown = None;
         if std::thread::panicking() {
             self.print_logs();
+        } else {
+            let logs = self.attempt("find /var/vcap/sys/log -type f -exec cat {} +");
+            shown = secrets::shown(&text(&logs));
         }
         for arguments in [["rm", "--force", "--volumes"].as_slice(), &["network", "rm"]] {
             let removed = Command::new("docker").args(arguments).arg(&self.name).output();
@@ -205,6 +209,7 @@ impl Drop for Machine {
                 println!("{} is left in Docker", self.name);
             }
         }
+        assert_eq!(shown, None);
     }
 }
 

@@ -4,7 +4,7 @@
 //! * [`machine`]: the VM, its disk and its network; `init.sh` is its first process.
 //! * [`agent`]: what the agent does to jobs, with [`monit`].
 //! * [`deployment`]: manifest and ops files become jobs.
-//! * [`client`]: the platform, and an application with a redis.
+//! * [`client`]: the platform, and an application with a redis; [`secrets`]: what it was given.
 
 #![expect(
     clippy::print_stdout,
@@ -19,6 +19,7 @@ mod deploys;
 mod machine;
 mod monit;
 mod registration;
+mod secrets;
 
 use std::{
     process::{Command, Output},

@@ -1,0 +1,130 @@
+//! Data that would go with the container, and directories that have lost theirs.
+
+use std::fs;
+
+use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
+
+/// A redis whose plan keeps its data elsewhere than the image says.
+fn misplaced(ephemeral: &str) -> String {
+    let volume = "volumes:\n      - {path: /elsewhere, owner: '999:999'}";
+    let yaml = redis_yaml("").replace("dir /data", "dir /elsewhere");
+    yaml.replace(
+        "volumes:\n      - {path: /data, owner: '999:999'}",
+        &format!("{volume}{ephemeral}"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_would_lose_the_images_data_makes_no_instances_until_it_says_ephemeral() {
+    let mut broker = TestBroker::builder().yaml(misplaced(""), REDIS.0, REDIS.1).start().await;
+    eventually("the problem to be said", async || {
+        let log = broker.log_text();
+        let said = log.contains("a plan makes no new instances, because their data would be lost");
+        said.then_some(()).ok_or(log)
+    })
+    .await;
+    let refused = broker.client.provision("r1").await;
+    refused.expect(422);
+    let text = refused.description();
+    assert!(text.contains("keeps data in /data") && text.contains("ephemeral: [/data]"), "{text}");
+    assert_eq!(broker.containers(), [""; 0]);
+    broker.terminate().await;
+    broker.set_yaml(misplaced("\n      ephemeral: [/data]"));
+    broker.launch().await;
+    broker.ready().await;
+    broker.client.provision("r1").await.expect(201);
+    broker.client.deprovision("r1").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_without_any_volume_is_taken_for_ephemeral_with_a_warning() {
+    let yaml = redis_yaml("")
+        .replace("      volumes:\n      - {path: /data, owner: '999:999'}\n", "")
+        .replace("read_only: true, tmpfs: ['/tmp:size=16m']", "read_only: false");
+    let broker = TestBroker::builder().yaml(yaml, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    assert!(broker.log_text().contains("it is taken for ephemeral"), "{}", broker.log_text());
+}
+
+/// A broker with data in `r1`, and in `r2` a redis that keeps nothing; stopped, with the
+/// containers gone.
+async fn without_containers() -> (TestBroker, Redis) {
+    let mut broker = TestBroker::builder().start().await;
+    for instance in ["r1", "r2"] {
+        broker.client.provision(instance).await.expect(201);
+    }
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    broker.terminate().await;
+    for instance in ["r1", "r2"] {
+        docker_ok(&["rm", "-f", &broker.container(instance)]);
+    }
+    (broker, redis)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_directory_was_emptied_is_reported_and_not_initialised_afresh() {
+    let (mut broker, redis) = without_containers().await;
+    let data = broker.directories().join("i-r1/volumes/data");
+    let aside = broker.data.path().join("aside");
+    fs::rename(&data, &aside).unwrap();
+    fs::create_dir(&data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(broker.containers(), [broker.container("r2")]);
+    let log = broker.log_text();
+    assert!(log.contains("is empty although it held data"), "{log}");
+    broker.client.bind("r1", "b2").await.expect(422);
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    broker.terminate().await;
+    fs::remove_dir(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_disk_nothing_is_started_or_made_and_with_it_everything_is_there() {
+    let (mut broker, redis) = without_containers().await;
+    let (disk, aside) = (broker.directories(), broker.data.path().join("aside"));
+    fs::rename(&disk, &aside).unwrap();
+    fs::create_dir(&disk).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(broker.containers(), [""; 0]);
+    assert!(broker.log_text().contains("is the disk mounted?"), "{}", broker.log_text());
+    let refused = broker.client.provision("r3").await;
+    refused.expect(422);
+    assert!(refused.description().contains("ask the operator"), "{}", refused.description());
+    assert_eq!(broker.instance_directories(), [""; 0], "nothing is made below the mount point");
+    broker.terminate().await;
+    fs::remove_dir_all(&disk).unwrap();
+    fs::rename(&aside, &disk).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    broker.client.provision("r3").await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_has_emptied_one_of_its_volumes_goes_on_when_the_broker_starts() {
+    let volume = "      - {path: /data, owner: '999:999'}\n";
+    let yaml = redis_yaml("")
+        .replace(volume, &format!("{volume}      - {{path: /spool, owner: '999:999'}}\n"));
+    let mut broker = TestBroker::builder().yaml(yaml, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    let file = broker.directories().join("i-r1/volumes/spool/file");
+    fs::write(&file, "for a while").unwrap();
+    broker.terminate().await;
+    broker.launch().await;
+    broker.ready().await;
+    broker.terminate().await;
+    fs::remove_file(&file).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    broker.client.bind("r1", "b2").await.expect(201);
+}

@@ -1,0 +1,137 @@
+//! `docker-broker upgrade-all` and shared containers: each is upgraded once, with its first tenant.
+
+use serde_json::Value;
+
+use crate::support::{TestBroker, docker_ok};
+
+const IDS: (&str, &str) = ("shared-service", "shared-plan");
+
+/// A redis for two instances at a time; an instance is a key, which its provision hook makes.
+fn yaml(version: &str, memory: &str, command: &str) -> String {
+    let command = Value::from(command);
+    format!(
+        r#"services:
+- id: {}
+  name: shared
+  description: a shared redis
+  plans:
+  - id: {}
+    name: plan
+    description: a plan
+    maintenance_info: {{version: {version}}}
+    tenancy: shared
+    max_instances_per_container: 2
+    lifecycle:
+      provision: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli SET "made:$OSB_INSTANCE_ID" 1 >&2'
+      update: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli INCR "updated:$OSB_INSTANCE_ID" >&2'
+      deprovision: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli DEL "made:$OSB_INSTANCE_ID" >&2'
+    container:
+      image: redis:7
+      user: '999:999'
+      entrypoint: [/bin/sh, -c]
+      command: [{command}]
+      expose_ports: [6379/tcp]
+      volumes: [{{path: /data, owner: '999:999'}}]
+      limits: {{memory: {memory}}}
+      readiness: {{tcp: 6379/tcp, send: "AUTH {{{{password}}}}\r\nPING\r\n", expect: +PONG, timeout: 10s}}
+      stop_timeout: 5s
+    credentials:
+      username: {{value: default}}
+      password: {{key: REDIS_PASSWORD}}
+"#,
+        IDS.0, IDS.1
+    )
+}
+
+/// The password goes in by standard input: argument lists can be read by everybody.
+const GOOD: &str = "exec redis-server - --dir /data --appendonly yes <<CONFIG\n\
+                    requirepass $REDIS_PASSWORD\nCONFIG\n";
+
+async fn broker_with(first: &str, second: &str, instances: &[&str]) -> TestBroker {
+    let mut broker = TestBroker::builder().yaml(first, IDS.0, IDS.1).start().await;
+    for instance in instances {
+        broker.client.provision(instance).await.expect(201);
+    }
+    broker.kill();
+    broker.set_yaml(second.to_owned());
+    broker.launch().await;
+    broker.ready().await;
+    broker
+}
+
+/// Memory and generation of each container.
+fn containers(broker: &TestBroker) -> Vec<String> {
+    let format = "{{.HostConfig.Memory}} {{index .Config.Labels \"io.docker-broker.generation\"}}";
+    let mut found: Vec<String> = broker
+        .containers()
+        .iter()
+        .map(|name| docker_ok(&["inspect", "--format", format, name]))
+        .collect();
+    found.sort();
+    found
+}
+
+/// All keys of all containers.
+fn keys(broker: &TestBroker) -> Vec<String> {
+    let command = "REDISCLI_AUTH=$REDIS_PASSWORD redis-cli KEYS '*'";
+    let mut found: Vec<String> = broker
+        .containers()
+        .iter()
+        .flat_map(|name| {
+            let text = docker_ok(&["exec", name, "sh", "-c", command]);
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_shared_container_is_upgraded_once_with_the_data_of_all_its_tenants() {
+    let (first, second) = (yaml("1.0.0", "64m", GOOD), yaml("1.1.0", "80m", GOOD));
+    let broker = broker_with(&first, &second, &["one", "two", "three"]).await;
+    let old = (64 << 20).to_string();
+    assert_eq!(containers(&broker), [format!("{old} 1"), format!("{old} 1")]);
+    let document = broker.operate("instances", &["--json"]).await.expect_json(0);
+    let list = document["instances"].as_array().unwrap();
+    let with = |key: &str, value: &str| list.iter().filter(|one| one[key] == value).count();
+    assert_eq!((with("home", "shared host"), with("home", "shared")), (2, 3), "{document:#}");
+    assert_eq!(with("upgrade", "pending"), 5, "{document:#}");
+
+    let run = broker.operate("upgrade-all", &["--max-in-flight", "3"]).await;
+    assert!(run.expect(0).contains("3 upgraded in "), "{run:?}");
+    let new = (80 << 20).to_string();
+    assert_eq!(containers(&broker), [format!("{new} 2"), format!("{new} 2")]);
+    let mut expected: Vec<String> = ["one", "two", "three"]
+        .iter()
+        .flat_map(|id| [format!("made:{id}"), format!("updated:{id}")])
+        .collect();
+    expected.sort();
+    assert_eq!(keys(&broker), expected, "tenants' hooks ran for tenants, and nothing was lost");
+    let document = broker.operate("instances", &["--json"]).await.expect_json(0);
+    let all = document["instances"].as_array().unwrap();
+    assert!(all.iter().all(|one| one["upgrade"] == "up to date"), "{document:#}");
+    // Another one finds its place in what was upgraded.
+    broker.client.provision("four").await.expect(201);
+    assert_eq!(broker.containers().len(), 2);
+    for id in ["one", "two", "three", "four"] {
+        broker.client.deprovision(id).await.expect(200);
+    }
+    assert_eq!(broker.containers(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_container_that_does_not_come_up_goes_back_and_its_tenants_are_not_up_to_date() {
+    let (first, second) = (yaml("1.0.0", "64m", GOOD), yaml("1.1.0", "64m", "exit 3"));
+    let broker = broker_with(&first, &second, &["one", "two"]).await;
+    let run = broker.operate("upgrade-all", &[]).await;
+    let text = run.expect(1);
+    assert!(text.contains("the shared container could not be upgraded: "), "{text}");
+    assert!(text.contains("two (shared/plan): not tried"), "{text}");
+    assert_eq!(containers(&broker), [format!("{} 1", 64 << 20)]);
+    assert_eq!(keys(&broker), ["made:one", "made:two"]);
+    let document: Value = broker.operate("instances", &["--json"]).await.expect_json(0);
+    let list = document["instances"].as_array().unwrap();
+    assert!(list.iter().all(|one| one["state"] == "ready"), "{document:#}");
+    assert!(list.iter().all(|one| one["upgrade"] == "pending"), "{document:#}");
+}
