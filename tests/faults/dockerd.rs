@@ -55,3 +55,18 @@ async fn can_be_started(engine: Engine) {
         daemon.docker_ok(&["start", name]);
     }
 }
+
+/// A containerd that was killed a moment after it had made the directory of a task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_container_whose_start_was_cut_off_halfway_can_be_started_afterwards() {
+    let mut daemon = Daemon::start().await;
+    daemon.load_image("busybox:1");
+    let id = daemon.docker_ok(&["create", "busybox:1", "sleep", "1000"]);
+    let other = daemon.docker_ok(&["run", "-d", "busybox:1", "sleep", "1000"]);
+    daemon.kill();
+    let tasks = daemon.tasks();
+    assert!(tasks.join(&other).exists(), "containerd keeps its tasks there");
+    std::fs::create_dir_all(tasks.join(&id).join("rootfs")).unwrap();
+    daemon.start_after_kill().await;
+    daemon.docker_ok(&["start", &id]);
+}

@@ -57,6 +57,11 @@ impl Daemon {
         format!("unix://{}", self.directory.path().join("docker.sock").display())
     }
 
+    /// Where containerd has a directory per container that runs.
+    pub(crate) fn tasks(&self) -> PathBuf {
+        self.directory.path().join("exec/containerd/daemon/io.containerd.runtime.v2.task/moby")
+    }
+
     /// File of its network namespace.
     pub(crate) fn namespace(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
@@ -178,8 +183,34 @@ impl Daemon {
             send(*shim, Signal::KILL);
             until(|| has_ended(*shim));
         }
+        self.remove_lost_tasks();
         self.configure(&configuration);
         self.start_again().await;
+    }
+
+    /// What containerd and runc keep of containers that they were starting when they were killed.
+    fn remove_lost_tasks(&self) {
+        let states = self.directory.path().join("exec/runtime-runc/moby");
+        let alive: Vec<String> = self.shims().into_iter().map(|(_, id)| id).collect();
+        let listed = [self.tasks(), states.clone()].map(|path| fs::read_dir(path).into_iter());
+        for entry in listed.into_iter().flatten().flatten().flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            if alive.contains(&id) {
+                continue;
+            }
+            if states.join(&id).exists() {
+                let mut runc = Command::new("runc");
+                runc.arg("--root").arg(&states).args(["delete", "--force", &id]);
+                if !runc.output().expect("runc is installed").status.success() {
+                    drop(fs::remove_dir_all(states.join(&id)));
+                }
+            }
+            let task = self.tasks().join(&id);
+            if task.exists() {
+                drop(Command::new("umount").arg(task.join("rootfs")).output());
+                fs::remove_dir_all(task).expect("nothing of it is used any more");
+            }
+        }
     }
 
     /// Process and container of each shim.

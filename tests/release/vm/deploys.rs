@@ -193,6 +193,9 @@ fn a_hundred_containers_stop_and_the_disk_is_free_within_a_minute() {
     assert!(all <= BOUND, "unmounted after {all:?}");
 }
 
+/// Where containerd has a directory per container that runs.
+const TASKS: &str = "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby";
+
 #[test]
 fn monit_brings_back_what_was_killed_and_everything_after_a_power_cut() {
     let machine = Machine::boot(DISK);
@@ -205,6 +208,10 @@ fn monit_brings_back_what_was_killed_and_everything_after_a_power_cut() {
     redis.expect("SET key durable");
     let containers = machine.docker("ps --quiet --no-trunc");
     let application = redis.stay_connected();
+    // Its start is cut off halfway, below.
+    let image = machine.docker(&format!("inspect --format {{{{.Image}}}} {containers}"));
+    let halfway = machine.docker(&format!("create --entrypoint sleep {image} 1000"));
+    machine.sh(&format!("mkdir -p {TASKS}/{halfway}/rootfs"));
 
     for job in ["docker-broker", "docker"] {
         let pid_file = format!("/var/vcap/sys/run/{job}/{job}.pid");
@@ -220,6 +227,8 @@ fn monit_brings_back_what_was_killed_and_everything_after_a_power_cut() {
         assert_eq!(machine.docker("ps --quiet --no-trunc"), containers, "untouched");
     }
     application.end();
+    machine.docker(&format!("start {halfway}"));
+    machine.docker(&format!("rm --force {halfway}"));
 
     machine.reboot();
     agent.monit.wait_until_running();
