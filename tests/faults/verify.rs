@@ -183,9 +183,9 @@ async fn can_be_deleted(world: Arc<World>, instance: Arc<Instance>) {
     }
 }
 
-/// No container, network, directory, port or row.
+/// No container, network, directory, port or row. What was deleted is removed in the background.
 async fn nothing_is_left(stage: &Arc<Stage>, world: &Arc<World>) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_mins(1);
     loop {
         let left = left(stage);
         if left.is_empty() {
