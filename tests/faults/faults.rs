@@ -88,7 +88,7 @@ async fn one(stage: &Arc<Stage>, world: &Arc<World>, fault: Fault) {
 async fn full(disk: &Disk, blocks: u64, lasts: Duration) {
     disk.fill(blocks);
     sleep(lasts).await;
-    disk.free();
+    disk.free().await;
 }
 
 async fn terminate(stage: &Stage, world: &World) {

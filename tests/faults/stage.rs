@@ -2,7 +2,7 @@
 //! a clock, and somebody who starts it again when it has died, as monit does.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -18,7 +18,7 @@ use crate::{
     proxy::Proxy,
     schedule::{Engine, Schedule, Trouble},
     services,
-    support::{Daemon, TestBroker, docker},
+    support::{Daemon, TestBroker, docker, eventually},
     world::World,
 };
 
@@ -53,8 +53,13 @@ impl Disk {
         file.set_len(length.saturating_sub(blocks * 4096)).unwrap();
     }
 
-    pub(crate) fn free(&self) {
-        drop(fs::remove_file(self.ballast()));
+    /// Gives the room back; a disk that another fault holds read-only, when that is over.
+    pub(crate) async fn free(&self) {
+        eventually("room on the disk again", async || match fs::remove_file(self.ballast()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        })
+        .await;
     }
 
     /// Whether it could be done: nobody may have a file open for writing.
