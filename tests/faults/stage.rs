@@ -47,7 +47,7 @@ impl Disk {
         let Ok(mut file) = fs::File::create(self.ballast()) else { return };
         for size in [1 << 20, 4096] {
             let block = vec![0_u8; size];
-            while std::io::Write::write_all(&mut file, &block).is_ok() {}
+            while io::Write::write_all(&mut file, &block).is_ok() {}
         }
         let length = file.metadata().unwrap().len();
         file.set_len(length.saturating_sub(blocks * 4096)).unwrap();
