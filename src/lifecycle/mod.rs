@@ -57,6 +57,7 @@ mod recover;
 mod replace;
 mod requests;
 mod retry;
+mod room;
 mod snapshot;
 mod state;
 mod survey;

@@ -18,12 +18,13 @@ use super::{
     instance::{Instance, SealedDefinition},
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
     retry::{check, while_unreachable},
+    snapshot::Chosen,
     update::{Target, merged_context},
     work::Context,
 };
 use crate::{
     catalog::{Action, RestartPolicy},
-    disk::{Copying, Snapshot},
+    disk::Snapshot,
     docker::{ContainerFacts, DockerError, ImageFacts},
     store::OperationRow,
 };
@@ -264,7 +265,7 @@ impl Broker {
         image: &ImageFacts,
         operation_id: &str,
         context: &Context,
-    ) -> Result<(Option<Migration>, Option<Copying>), Failure> {
+    ) -> Result<(Option<Migration>, Option<Chosen>), Failure> {
         let (name, key) = (old.row.name.clone(), operation_id.to_owned());
         let (copy, begun, migrated) = self
             .on_disk(move |disk| {

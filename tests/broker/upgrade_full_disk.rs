@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use crate::{
     disk_full::SmallDisk,
-    support::{REDIS, Redis, TestBroker, redis_yaml, restart_on, upgrade},
+    support::{
+        REDIS, Redis, TestBroker, container_id, eventually, redis_yaml, restart_on, upgrade,
+        upgrade_body,
+    },
 };
 
 /// A broker with an instance `r1` that holds a value, whose data is on a disk of its own.
@@ -62,5 +65,50 @@ async fn a_new_version_that_fills_the_disk_leaves_the_data_as_it_was() {
     assert_eq!(redis.expect("GET mine").await, "precious");
     assert_eq!(beside(place.path()), ["volumes"]);
     broker.client.deprovision("r1").await.expect(200);
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_side_by_side_do_not_count_on_the_same_room() {
+    let place = tempfile::tempdir().unwrap();
+    // It does not end before it is killed, so that the first upgrade takes its time.
+    let yaml = redis_yaml("")
+        .replace("exec redis-server", "redis-server")
+        .replace("        CONFIG\n", "        CONFIG\n        true\n")
+        .replace("      expose_ports", "      stop_timeout: 4s\n      expose_ports");
+    let (mut broker, disk, redis) = on_small_disk(yaml, place.path(), 256).await;
+    broker.client.provision("r2").await.expect(201);
+    for instance in ["i-r1", "i-r2"] {
+        let filler = place.path().join(instance).join("volumes/data/filler");
+        fs::write(filler, vec![1; 40 << 20]).unwrap();
+    }
+    // Room for one copy and what has to be left, and for half of another one.
+    let free = rustix::fs::statvfs(place.path()).unwrap();
+    let free = free.f_bavail * free.f_frsize;
+    let rest = usize::try_from(free - ((64 + 60) << 20)).unwrap();
+    fs::write(place.path().join("rest"), vec![1; rest]).unwrap();
+    restart_on(&mut broker, with_first(":")).await;
+
+    let path = "/v2/service_instances/r1?accepts_incomplete=true";
+    broker.client.patch(path, &upgrade_body(&broker).await).await.expect(202);
+    eventually("the first one to stop its container", async || {
+        let reply = broker.client.get("/v2/service_instances/r1/last_operation").await;
+        let text = reply.description();
+        if text.contains("stopping") { Ok(()) } else { Err(text) }
+    })
+    .await;
+    let container = container_id(&broker, "r2");
+    let refused = upgrade(&broker, "r2").await;
+    refused.expect(500);
+    let text = refused.description();
+    assert!(text.contains("no room") && text.contains("nothing was changed"), "{text}");
+    assert_eq!(container_id(&broker, "r2"), container);
+    assert_eq!(broker.client.poll("r1").await.0, "succeeded");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    // Its room is free again.
+    upgrade(&broker, "r2").await.expect(200);
+    for instance in ["r1", "r2"] {
+        broker.client.deprovision(instance).await.expect(200);
+    }
     drop(disk);
 }
