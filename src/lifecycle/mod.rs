@@ -60,6 +60,7 @@ mod retry;
 mod room;
 mod snapshot;
 mod state;
+mod stay;
 mod survey;
 mod tenancy;
 mod tend;
