@@ -104,6 +104,7 @@ impl Broker {
         let reason = update.description.clone().unwrap_or_default();
         self.keep_new(&update, successor(instance, &target), &target, reason, context).await?;
         let mut new = self.get(&instance.row.id).await?;
+        self.guard_container(&new, false, context).await?;
         self.bring_up(&mut new, true, Faults::NONE, context).await?;
         Ok(true)
     }

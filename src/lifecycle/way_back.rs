@@ -189,6 +189,8 @@ impl Broker {
     /// it was if a copy of it is kept.
     pub(super) async fn restore(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
         self.bring_home(old, context).await?;
+        // It may have been lost, and its tag have moved.
+        self.guard_container(old, false, context).await?;
         let mut old = old.clone();
         self.bring_up(&mut old, true, Faults::NONE, context).await
     }

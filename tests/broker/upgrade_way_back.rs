@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::kill_support::arm;
 use crate::support::{
-    BY_ENVIRONMENT, REDIS, Redis, Tag, TestBroker, container_id, docker, eventually, redis_yaml,
-    restart_on, upgrade, upgrade_body, versioned_yaml,
+    BY_ENVIRONMENT, REDIS, Redis, Tag, TestBroker, container_id, docker, docker_ok, eventually,
+    redis_yaml, restart_on, upgrade, upgrade_body, versioned_yaml,
 };
 
 /// A broker whose settings have one more line, with an instance `r1` that holds a value.
@@ -281,5 +281,28 @@ async fn an_update_past_its_copy_that_was_recorded_as_failed_stays_all_the_same(
     assert_eq!(shown.get("maintenance_info"), None, "it is not up to date");
     upgrade(&broker, "r1").await.expect(200);
     assert_eq!(redis.expect("GET late").await, "confirmed");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_does_not_make_the_old_container_anew_from_an_image_of_another_version() {
+    let mut tag = Tag::new();
+    tag.set_major(15);
+    let hook = "    lifecycle: {migrate: exit 5}\n";
+    let yaml = versioned_yaml(&tag, BY_ENVIRONMENT, hook);
+    let (mut broker, redis) = with_data(yaml.clone(), "").await;
+    tag.set_major(17);
+    die_at(&mut broker, yaml, Step::UpdateRollingBack).await;
+    docker_ok(&["rm", "-f", &broker.container("r1")]);
+    broker.launch().await;
+    broker.ready().await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("of version 15") && reason.contains("of version 17"), "{reason}");
+    assert_eq!(broker.containers(), [""; 0]);
+    tag.set_major(15);
+    broker.kill();
+    broker.launch().await;
+    broker.ready().await;
     assert_eq!(redis.expect("GET mine").await, "precious");
 }
