@@ -12,12 +12,13 @@
 //!
 //! Every change is one rename, so each state can be told after a crash:
 //!
-//! | `snapshot/<key>` | its `volumes` | `volumes` | |
-//! |---|---|---|---|
-//! | no | | yes | no copy was made (yet) |
-//! | yes | yes | yes | a copy is kept |
-//! | yes | yes | no | the way back has begun |
-//! | yes | no | yes | no way back any more: it was gone, or the copy was given up |
+//! | `snapshot/<key>` | its `volumes` | its `without` or `spent` | `volumes` | |
+//! |---|---|---|---|---|
+//! | no | | | yes | no copy was made (yet) |
+//! | yes | yes | no | yes | a copy is kept |
+//! | yes | yes | no | no | the way back has begun |
+//! | yes | no | no | yes | the way back was gone, or there is to be no copy, which is not noted yet |
+//! | yes | no | yes | yes | no way back any more: the copy was given up, or there is none |
 
 use std::{
     fs, io,
@@ -54,11 +55,11 @@ pub enum Copying {
 /// What there is of an operation's copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshot {
-    /// None was made.
+    /// None was made, or it was gone back to.
     Absent,
     /// It can be gone back to.
     Kept,
-    /// There was one, or there should have been.
+    /// It was given up, or the operation goes without.
     Spent,
 }
 
@@ -156,10 +157,13 @@ impl Disk {
     /// [`DiskError::BadName`].
     pub fn snapshot_of(&self, name: &str, key: &str) -> Result<Snapshot, DiskError> {
         let directory = self.snapshot(name, key)?;
-        Ok(match (directory.exists(), directory.join(VOLUMES).exists()) {
-            (_, true) => Snapshot::Kept,
-            (true, false) => Snapshot::Spent,
-            (false, false) => Snapshot::Absent,
+        let holds = |name| directory.join(name).exists();
+        Ok(if holds(VOLUMES) {
+            Snapshot::Kept
+        } else if holds(SPENT) || holds(WITHOUT) {
+            Snapshot::Spent
+        } else {
+            Snapshot::Absent
         })
     }
 

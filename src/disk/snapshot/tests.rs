@@ -51,7 +51,7 @@ async fn the_way_back_brings_the_data_as_it_was_and_keeps_what_came_after() {
     assert!(fs::metadata(data.join("sparse")).unwrap().blocks() * 512 < 1 << 20);
     let aside = root.path().join(NAME).join(FAILED).join(KEY).join("data/new");
     assert_eq!(fs::read_to_string(aside).unwrap(), "confirmed");
-    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Spent);
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Absent);
     disk.clear_snapshots(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
@@ -117,8 +117,12 @@ async fn the_way_back_goes_on_where_nothing_can_be_made() {
 
 #[tokio::test]
 async fn an_operation_without_the_copy_that_it_needed_can_come_past_it_too() {
-    let (_root, disk, _) = disk_with(&[("file", "before")]);
+    let (root, disk, _) = disk_with(&[("file", "before")]);
+    // An earlier attempt died before it could note it.
+    fs::create_dir_all(root.path().join(NAME).join(SNAPSHOT).join(KEY)).unwrap();
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Absent);
     disk.go_without(NAME, KEY).unwrap();
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Spent);
     assert_eq!(disk.kept_snapshot(NAME).unwrap(), None);
     assert!(!disk.is_given_up(NAME, KEY).unwrap());
     disk.spend_snapshot(NAME, KEY).unwrap();
