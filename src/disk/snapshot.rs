@@ -359,13 +359,12 @@ impl Disk {
         Ok(moved)
     }
 
-    /// Whether the data of this operation was set aside.
+    /// The operations whose data was set aside.
     ///
     /// # Errors
-    /// [`DiskError::BadName`].
-    pub fn is_set_aside(&self, name: &str, key: &str) -> Result<bool, DiskError> {
-        self.snapshot(name, key)?;
-        Ok(self.directory(name)?.join(FAILED).join(key).exists())
+    /// [`DiskError`].
+    pub fn list_set_aside(&self, name: &str) -> Result<Vec<String>, DiskError> {
+        names(&self.directory(name)?.join(FAILED))
     }
 
     /// Removes what operations that ended have left: spent copies, drafts, marks, and the place for

@@ -150,8 +150,10 @@ impl Broker {
             }
             self.restore(old, context).await?;
             // Also if an earlier broker did it.
-            let (name, key) = (old.row.name.clone(), operation.id.clone());
-            Ok(self.on_disk(move |disk| disk.is_set_aside(&name, &key)).await?)
+            let name = old.row.name.clone();
+            let aside = self.on_disk(move |disk| disk.list_set_aside(&name)).await?;
+            // The data that gave way to the copy of an earlier update goes by the name of that one.
+            Ok(if was_failed { !aside.is_empty() } else { aside.contains(&operation.id) })
         };
         match restored.await {
             Ok(restored) => {

@@ -285,6 +285,29 @@ async fn an_update_past_its_copy_that_was_recorded_as_failed_stays_all_the_same(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_fails_after_it_put_an_earlier_copy_back_says_so() {
+    let (mut broker, redis) = with_data(redis_yaml(""), "").await;
+    die_at(&mut broker, with_first(":"), Step::UpdateReady).await;
+    redis.expect("SET late confirmed").await;
+    record_failure(&broker);
+    // The broker has not looked after it yet when the next upgrade comes.
+    fs::write(broker.directories().join("i-r1/maintenance"), "").unwrap();
+    let nowhere = redis_yaml("").replacen(
+        "image: redis\n      tag: '7'",
+        "image: docker-broker-test/nowhere\n      pull: never",
+        1,
+    );
+    restart_on(&mut broker, nowhere).await;
+    let failed = upgrade(&broker, "r1").await;
+    failed.expect(500);
+    let text = failed.description();
+    assert!(text.contains("cannot be obtained") && text.contains("as it was before"), "{text}");
+    assert_eq!(redis.expect("GET late").await, "nil");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    set_aside(&broker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_way_back_does_not_make_the_old_container_anew_from_an_image_of_another_version() {
     let mut tag = Tag::new();
     tag.set_major(15);

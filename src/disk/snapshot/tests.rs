@@ -52,6 +52,7 @@ async fn the_way_back_brings_the_data_as_it_was_and_keeps_what_came_after() {
     let aside = root.path().join(NAME).join(FAILED).join(KEY).join("data/new");
     assert_eq!(fs::read_to_string(aside).unwrap(), "confirmed");
     assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Absent);
+    assert_eq!(disk.list_set_aside(NAME).unwrap(), [KEY]);
     disk.clear_snapshots(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
