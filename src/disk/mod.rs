@@ -13,8 +13,9 @@
 //! ```
 //!
 //! Invariants: nothing outside the root is ever written or removed (but see `legacy.rs`); a directory
-//! with data leaves only through [`Disk::remove`], or as a copy that was given up, in one rename, so
-//! that a half-removed one is never mistaken for an instance's.
+//! with data leaves only through [`Disk::remove`], in one rename, so that a half-removed one is never
+//! mistaken for an instance's. What upgrades leave is removed where it lies: nothing uses it any
+//! more, and on a full disk there is no room for the trash.
 
 mod certificate;
 mod inventory;

@@ -12,12 +12,13 @@
 //!
 //! Every change is one rename, so each state can be told after a crash:
 //!
-//! | `snapshot/<key>` | its `volumes` | `volumes` | |
-//! |---|---|---|---|
-//! | no | | yes | no copy was made (yet) |
-//! | yes | yes | yes | a copy is kept |
-//! | yes | yes | no | the way back has begun |
-//! | yes | no | yes | no way back any more: it was gone, or the copy was given up |
+//! | `snapshot/<key>` | its `volumes` | its `without` or `spent` | `volumes` | |
+//! |---|---|---|---|---|
+//! | no | | | yes | no copy was made (yet) |
+//! | yes | yes | no | yes | a copy is kept |
+//! | yes | yes | no | no | the way back has begun |
+//! | yes | no | no | yes | the way back was gone, or there is to be no copy, which is not noted yet |
+//! | yes | no | yes | yes | no way back any more: the copy was given up, or there is none |
 
 use std::{
     fs, io,
@@ -54,11 +55,11 @@ pub enum Copying {
 /// What there is of an operation's copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshot {
-    /// None was made.
+    /// None was made, or it was gone back to.
     Absent,
     /// It can be gone back to.
     Kept,
-    /// There was one, or there should have been.
+    /// It was given up, or the operation goes without.
     Spent,
 }
 
@@ -75,6 +76,14 @@ fn make(directory: &Path) -> Result<(), DiskError> {
 fn settle(directory: &Path) -> Result<(), DiskError> {
     let opened = fs::File::open(directory).map_err(wrap("open", directory))?;
     opened.sync_all().map_err(wrap("write", directory))
+}
+
+/// What is gone already need not be removed.
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, DiskError> {
@@ -148,10 +157,13 @@ impl Disk {
     /// [`DiskError::BadName`].
     pub fn snapshot_of(&self, name: &str, key: &str) -> Result<Snapshot, DiskError> {
         let directory = self.snapshot(name, key)?;
-        Ok(match (directory.exists(), directory.join(VOLUMES).exists()) {
-            (_, true) => Snapshot::Kept,
-            (true, false) => Snapshot::Spent,
-            (false, false) => Snapshot::Absent,
+        let holds = |name| directory.join(name).exists();
+        Ok(if holds(VOLUMES) {
+            Snapshot::Kept
+        } else if holds(SPENT) || holds(WITHOUT) {
+            Snapshot::Spent
+        } else {
+            Snapshot::Absent
         })
     }
 
@@ -187,11 +199,14 @@ impl Disk {
         for left in names(&directory)?.into_iter().filter(|name| name.starts_with(DRAFT)) {
             self.bury(name, &directory.join(left))?;
         }
+        // The way back needs it, and there may be no room for it then.
+        make(&self.directory(name)?.join(FAILED))?;
+        // Unless it is kept, it is removed on every way out, and not by way of the trash: it may
+        // have filled the disk. What cannot be removed goes with the next attempt or sweep.
         let draft = tempfile::Builder::new()
             .prefix(DRAFT)
             .tempdir_in(&directory)
-            .map_err(wrap("make a directory in", &directory))?
-            .keep();
+            .map_err(wrap("make a directory in", &directory))?;
         let how: &[&str] = match copying {
             Copying::Reflink => &["--reflink=always"],
             Copying::Bytes => &["--reflink=never", "--sparse=always"],
@@ -201,7 +216,7 @@ impl Disk {
             .args(how)
             .arg("--")
             .arg(&volumes)
-            .arg(draft.join(VOLUMES))
+            .arg(draft.path().join(VOLUMES))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -218,16 +233,15 @@ impl Disk {
         if !output.status.success() {
             let words: String =
                 String::from_utf8_lossy(&output.stderr).chars().take(WORDS).collect();
-            self.bury(name, &draft)?;
             return Err(failed(words.trim().to_owned()));
         }
-        let path = draft.clone();
+        let path = draft.path().to_owned();
         let synced = tokio::task::spawn_blocking(move || {
             let opened = fs::File::open(&path).map_err(wrap("open", &path))?;
             rustix::fs::syncfs(&opened).map_err(|error| wrap("write", &path)(error.into()))
         });
         synced.await.map_err(|_| failed("it could not be written".to_owned()))??;
-        Ok(Draft(draft))
+        Ok(Draft(draft.keep()))
     }
 
     /// Keeps a copy for an operation: from now on there is a way back.
@@ -307,8 +321,12 @@ impl Disk {
         if volumes.exists() {
             make(&failed)?;
             // One is enough, and the newest is the one that somebody may ask for.
+            // Not by way of the trash: that needs room, and this makes some.
             for earlier in names(&failed)? {
-                self.bury(name, &failed.join(earlier))?;
+                let earlier = failed.join(earlier);
+                let is_directory = earlier.is_dir();
+                let remove = if is_directory { fs::remove_dir_all } else { fs::remove_file };
+                remove(&earlier).map_err(wrap("remove", &earlier))?;
             }
             let aside = failed.join(key);
             fs::rename(&volumes, &aside).map_err(wrap("set aside", &volumes))?;
@@ -341,17 +359,16 @@ impl Disk {
         Ok(moved)
     }
 
-    /// Whether the data of this operation was set aside.
+    /// The operations whose data was set aside.
     ///
     /// # Errors
-    /// [`DiskError::BadName`].
-    pub fn is_set_aside(&self, name: &str, key: &str) -> Result<bool, DiskError> {
-        self.snapshot(name, key)?;
-        Ok(self.directory(name)?.join(FAILED).join(key).exists())
+    /// [`DiskError`].
+    pub fn list_set_aside(&self, name: &str) -> Result<Vec<String>, DiskError> {
+        names(&self.directory(name)?.join(FAILED))
     }
 
-    /// Removes what operations that ended have left: spent copies, drafts and marks, never a copy
-    /// that can be gone back to.
+    /// Removes what operations that ended have left: spent copies, drafts, marks, and the place for
+    /// data that is set aside if there is none; never a copy that can be gone back to.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -362,10 +379,12 @@ impl Disk {
         }
         // Not by way of the trash, for which there may be no room: nothing of it is used any more,
         // so half of it does no harm.
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(wrap("remove", &directory)),
+        unless_missing(fs::remove_dir_all(&directory)).map_err(wrap("remove", &directory))?;
+        let failed = self.directory(name)?.join(FAILED);
+        if names(&failed)?.is_empty() {
+            unless_missing(fs::remove_dir(&failed)).map_err(wrap("remove", &failed))?;
         }
+        Ok(())
     }
 
     /// Removes what was set aside.
@@ -373,7 +392,8 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn clear_failed(&self, name: &str) -> Result<(), DiskError> {
-        self.bury(name, &self.directory(name)?.join(FAILED))
+        let failed = self.directory(name)?.join(FAILED);
+        unless_missing(fs::remove_dir_all(&failed)).map_err(wrap("remove", &failed))
     }
 
     /// Notes beside a kept copy that something has happened.

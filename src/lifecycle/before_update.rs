@@ -34,6 +34,14 @@ impl Broker {
         if instance.is_guest() || !is_idle {
             return Ok(Found::default());
         }
+        if self.find_update_to_keep(&instance).await?.is_some() {
+            let refusal = Refusal::Concurrency(
+                "an earlier update of the service instance is still being completed; try again \
+                 when that has ended"
+                    .to_owned(),
+            );
+            return Ok(Found { refusal: Some(refusal), ..Found::default() });
+        }
         let plan_id = request.plan_id.as_deref().unwrap_or(&instance.row.plan_id);
         let Some(offer) = self.catalog.find_plan(plan_id) else { return Ok(Found::default()) };
         let plan = &offer.plan;

@@ -21,6 +21,7 @@ use super::{
     keys::{KEY_PROOF, Resealed, StartError, use_first_key},
     ledger::Ledger,
     recover::Recovery,
+    room::Room,
     work::Works,
 };
 use crate::{
@@ -86,6 +87,8 @@ pub struct Broker {
     /// A binding that expires was made.
     pub(super) expiring: Notify,
     pub(super) starts: Semaphore,
+    /// Room on the disk that is promised to copies.
+    pub(super) room: Arc<Room>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
     /// Adopted instances whose container and directory have yet to be looked at after this start.
@@ -125,6 +128,7 @@ impl Broker {
             has_damaged_secrets: !damaged.is_empty(),
             starts: Semaphore::new(limits.max_parallel_starts),
             limits,
+            room: Arc::default(),
             works: Arc::default(),
             turns: Turns::default(),
             expiring: Notify::new(),

@@ -290,6 +290,7 @@ impl Broker {
                 Ok(true)
             }
             DockerError::NetworkMissing { .. } => {
+                self.guard_container(instance, true, context).await?;
                 self.docker.forget_network(&instance.row.id).await;
                 self.remove_container(instance, context).await?;
                 Ok(true)

@@ -187,6 +187,23 @@ impl Broker {
         }
     }
 
+    /// Likewise for one that may have to be made, of what its reference stands for now.
+    pub(super) async fn guard_container(
+        &self,
+        instance: &Instance,
+        anew: bool,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        // One that is there has its image, which may have left the registry.
+        if !Self::guards_version(instance)
+            || (!anew && self.has_wanted_container(instance, context).await?)
+        {
+            return Ok(());
+        }
+        let image = self.present_image(instance, context).await?;
+        self.require_version(instance, &image, anew, context).await
+    }
+
     /// What a program of the image prints, with nothing of the instance within its reach.
     async fn ask_image(
         &self,

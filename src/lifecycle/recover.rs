@@ -181,6 +181,9 @@ impl Broker {
         instance: &Instance,
         context: &Context,
     ) -> Result<(), Failure> {
+        if self.stay_after_all(instance, context).await? {
+            return Ok(());
+        }
         let old = self.with_former_ports(instance).await?;
         self.restore(&old, context).await?;
         let id = instance.row.id.clone();

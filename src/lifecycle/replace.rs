@@ -16,14 +16,15 @@ use super::{
     fault::{Step, reach},
     guard::mount_problem,
     instance::{Instance, SealedDefinition},
-    last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
+    last_operation::SUCCEEDED,
     retry::{check, while_unreachable},
+    snapshot::Chosen,
     update::{Target, merged_context},
     work::Context,
 };
 use crate::{
     catalog::{Action, RestartPolicy},
-    disk::{Copying, Snapshot},
+    disk::Snapshot,
     docker::{ContainerFacts, DockerError, ImageFacts},
     store::OperationRow,
 };
@@ -135,34 +136,8 @@ impl Broker {
         }
     }
 
-    /// What the way back of an update needs; `None` if the operation has ended.
-    async fn find_way_back(
-        &self,
-        operation: &OperationRow,
-        context: &Context,
-    ) -> Result<Option<(OperationRow, Instance, Target)>, Failure> {
-        let id = operation.id.clone();
-        let current = self.store.read(move |rows| rows.find_operation(&id)).await?;
-        let Some(operation) = current.filter(|row| row.state == IN_PROGRESS) else {
-            return Ok(None);
-        };
-        // Before that the container of an adopted instance has another name.
-        self.settle(&operation.instance_id, &context.cancel, context.deadline).await?;
-        let mut old = self.get(&operation.instance_id).await?;
-        let target = Target::open(&self.keys, &operation)?;
-        old.ports.clone_from(&target.ports);
-        Ok(Some((operation, old, target)))
-    }
-
-    /// Whether the copy for this update was given up: the new container was ready, and the old one
-    /// cannot have the data back as it is now.
-    async fn is_past_copy(&self, old: &Instance, key: &str) -> Result<bool, InternalError> {
-        let (name, key) = (old.row.name.clone(), key.to_owned());
-        self.on_disk(move |disk| disk.is_given_up(&name, &key)).await
-    }
-
     /// Removes what an update that is committed needs no more.
-    async fn clear_up(&self, old: &Instance, context: &Context) {
+    pub(super) async fn clear_up(&self, old: &Instance, context: &Context) {
         let standby = standby_name(&self.container_name(&old.row.name));
         let removed = while_unreachable(&context.cancel, context.deadline, || {
             self.docker.remove(&standby, &old.row.id)
@@ -264,7 +239,7 @@ impl Broker {
         image: &ImageFacts,
         operation_id: &str,
         context: &Context,
-    ) -> Result<(Option<Migration>, Option<Copying>), Failure> {
+    ) -> Result<(Option<Migration>, Option<Chosen>), Failure> {
         let (name, key) = (old.row.name.clone(), operation_id.to_owned());
         let (copy, begun, migrated) = self
             .on_disk(move |disk| {
@@ -316,35 +291,6 @@ impl Broker {
             ),
         }
         Ok(())
-    }
-
-    /// The update hook failed, or the new container did not come up again after the broker had
-    /// died. But it was ready, and may have confirmed writes to data that the old one does not
-    /// understand: it stays, and is looked after. The operation fails; the next upgrade runs the
-    /// hook again.
-    async fn stay(
-        &self,
-        operation: &OperationRow,
-        mut new: Instance,
-        target: &Target,
-        context: &Context,
-        failure: Failure,
-    ) -> Failure {
-        let Failure::Failed { public, cause } = failure else { return failure };
-        let public = format!(
-            "{public}; the new version was ready and has the data, so there is no way back: upgrade \
-             again, or ask the operator"
-        );
-        // Not up to date: it lacks what its hook would have done.
-        new.row.maintenance = None;
-        let reason = Some(public.clone());
-        if let Err(failure) =
-            self.commit_update(operation, &new, target, FAILED, reason, context).await
-        {
-            return failure;
-        }
-        self.clear_up(&new, context).await;
-        Failure::Failed { public, cause }
     }
 
     /// Stops the old container, unless it has given up its name already.
@@ -443,7 +389,7 @@ impl Broker {
         .await
     }
 
-    async fn commit_update(
+    pub(super) async fn commit_update(
         &self,
         operation: &OperationRow,
         new: &Instance,
@@ -461,7 +407,11 @@ impl Broker {
             let reason = reason.clone();
             move |rows| {
                 if !rows.finish_operation(&id, outcome, reason.as_deref())? {
-                    return Ok(Err(Failure::Interrupted));
+                    let present = rows.find_instance(&row.id)?;
+                    // That it failed may have been recorded before its way was known.
+                    if present.is_none_or(|row| row.state != InstanceState::UpdateFailed.as_str()) {
+                        return Ok(Err(Failure::Interrupted));
+                    }
                 }
                 row.definition_hash = definition.store(rows)?;
                 row.sealed = sealed;
@@ -475,7 +425,7 @@ impl Broker {
 }
 
 /// The instance as it is to become.
-fn successor(old: &Instance, target: &Target) -> Instance {
+pub(super) fn successor(old: &Instance, target: &Target) -> Instance {
     let mut new = old.clone();
     new.row.plan_id.clone_from(&target.plan_id);
     new.row.maintenance.clone_from(&target.maintenance);

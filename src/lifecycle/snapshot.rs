@@ -5,6 +5,8 @@
 //! is ready: from then on clients may have had writes confirmed, which no way back may take from
 //! them. What a container wrote that never became ready is set aside, not removed.
 
+use std::sync::Arc;
+
 use super::{
     Broker,
     error::{Failure, InternalError},
@@ -12,6 +14,7 @@ use super::{
     instance::Instance,
     replace::standby_name,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, check, pause_for, while_unreachable},
+    room::Promise,
     update::Target,
     work::Context,
 };
@@ -21,8 +24,13 @@ use crate::{
     docker::ImageFacts,
 };
 
-/// Room that must be left beside a copy.
-const SPARE_BYTES: u64 = 64 << 20;
+/// How data is to be copied, and the room that is kept for that.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    copying: Copying,
+    /// A reflink needs none.
+    promise: Option<Promise>,
+}
 
 /// Bytes for people.
 pub(super) fn human(bytes: u64) -> String {
@@ -75,7 +83,7 @@ impl Broker {
         migrates: bool,
         operation_id: &str,
         context: &Context,
-    ) -> Result<Option<Copying>, Failure> {
+    ) -> Result<Option<Chosen>, Failure> {
         let needed =
             migrates || target.reconfigures || self.image_of(old, context).await? != image.id;
         let settings = self.limits.upgrade_snapshot;
@@ -94,11 +102,11 @@ impl Broker {
             let Some(volumes) = disk.find_volumes(&name)? else { return Ok(None) };
             let reflinks = settings.mode != SnapshotMode::Copy && disk.can_reflink(&name)?;
             let usage = if reflinks { Usage::Bytes(0) } else { disk.usage(&volumes)? };
-            Ok(Some((reflinks, usage, disk.free_bytes()?)))
+            Ok(Some((reflinks, usage)))
         });
-        let Some((reflinks, usage, free)) = looked.await? else { return Ok(None) };
+        let Some((reflinks, usage)) = looked.await? else { return Ok(None) };
         if reflinks {
-            return Ok(Some(Copying::Reflink));
+            return Ok(Some(Chosen { copying: Copying::Reflink, promise: None }));
         }
         if settings.mode == SnapshotMode::Reflink {
             return Err(Failure::because(
@@ -125,15 +133,10 @@ impl Broker {
             may_go_without(migrates, &why)?;
             return self.go_without(old, operation_id).await;
         }
-        if free < bytes.saturating_add(SPARE_BYTES) {
-            return Err(Failure::because(format!(
-                "the disk has no room for a copy of the data before the upgrade: it takes {}, and \
-                 {} are free; ask the operator",
-                human(bytes),
-                human(free)
-            )));
-        }
-        Ok(Some(Copying::Bytes))
+        let room = Arc::clone(&self.room);
+        let promise = self.on_disk(move |disk| room.promise(bytes, disk)).await?;
+        let promise = Some(promise.map_err(|free| no_room(bytes, free))?);
+        Ok(Some(Chosen { copying: Copying::Bytes, promise }))
     }
 
     /// Remembers that there is none although the new version may rewrite the data: when it has been
@@ -142,7 +145,7 @@ impl Broker {
         &self,
         old: &Instance,
         operation_id: &str,
-    ) -> Result<Option<Copying>, Failure> {
+    ) -> Result<Option<Chosen>, Failure> {
         let (name, key) = (old.row.name.clone(), operation_id.to_owned());
         self.on_disk(move |disk| disk.go_without(&name, &key)).await?;
         Ok(None)
@@ -153,12 +156,21 @@ impl Broker {
         &self,
         old: &Instance,
         operation_id: &str,
-        copying: Copying,
+        chosen: Chosen,
         context: &Context,
     ) -> Result<(), Failure> {
         check(&context.cancel)?;
         context.step("keeping a copy of the data");
         let started = tokio::time::Instant::now();
+        let Chosen { copying, promise } = chosen;
+        if let Some(promise) = &promise {
+            // Others may have filled the disk since, and a copy that does not fit would leave them
+            // nothing at all.
+            let free = self.on_disk(Disk::free_bytes).await?;
+            if free < promise.bytes {
+                return Err(no_room(promise.bytes, free));
+            }
+        }
         let name = &old.row.name;
         let copied = tokio::select! {
             late = context.ended() => return Err(late),
@@ -177,6 +189,7 @@ impl Broker {
         reach(Step::UpdateCopied);
         let (name, key) = (old.row.name.clone(), operation_id.to_owned());
         self.on_disk(move |disk| disk.keep_snapshot(&name, &key, &draft)).await?;
+        drop(promise);
         reach(Step::UpdateCopyKept);
         tracing::info!(
             instance.id = old.row.id,
@@ -268,6 +281,16 @@ impl Broker {
             );
         }
     }
+}
+
+fn no_room(bytes: u64, free: u64) -> Failure {
+    Failure::because(format!(
+        "the disk has no room for a copy of the data before the upgrade: it takes {}, and {} are \
+         free beside the copies of other upgrades; try again when these have ended, or ask the \
+         operator",
+        human(bytes),
+        human(free)
+    ))
 }
 
 /// An update without a copy, unless it must have one.

@@ -264,7 +264,7 @@ impl Broker {
     }
 
     /// Whether the container is there that an instance should have, running or not.
-    async fn has_wanted_container(
+    pub(super) async fn has_wanted_container(
         &self,
         instance: &Instance,
         context: &Context,

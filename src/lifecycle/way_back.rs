@@ -10,8 +10,9 @@ use super::{
     error::{Failure, InternalError},
     fault::{Step, reach},
     instance::Instance,
+    last_operation::IN_PROGRESS,
     replace::{prepared_name, standby_name},
-    retry::while_unreachable,
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for, while_unreachable},
     update::Target,
     work::Context,
 };
@@ -60,6 +61,49 @@ impl Broker {
         Ok(())
     }
 
+    /// What the way back of an update needs; `None` if the operation has ended. The store is asked
+    /// until it answers: whether there is a way back cannot be told without it.
+    pub(super) async fn find_way_back(
+        &self,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<Option<(OperationRow, Instance, Target)>, Failure> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.look_for_way_back(operation, context).await {
+                Err(Failure::Failed { cause: Some(InternalError::Store(error)), .. }) => {
+                    tracing::error!(
+                        operation.id,
+                        instance.id = operation.instance_id,
+                        error = %crate::telemetry::Chain(&error),
+                        "the way back of an update cannot be begun; it is tried again"
+                    );
+                }
+                found => return found,
+            }
+            pause_for(&context.cancel, pause).await?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn look_for_way_back(
+        &self,
+        operation: &OperationRow,
+        context: &Context,
+    ) -> Result<Option<(OperationRow, Instance, Target)>, Failure> {
+        let id = operation.id.clone();
+        let current = self.store.read(move |rows| rows.find_operation(&id)).await?;
+        let Some(operation) = current.filter(|row| row.state == IN_PROGRESS) else {
+            return Ok(None);
+        };
+        // Before that the container of an adopted instance has another name.
+        self.settle(&operation.instance_id, &context.cancel, context.deadline).await?;
+        let mut old = self.get(&operation.instance_id).await?;
+        let target = Target::open(&self.keys, &operation)?;
+        old.ports.clone_from(&target.ports);
+        Ok(Some((operation, old, target)))
+    }
+
     /// Decides on the way back, and takes it. The result is how the operation ends.
     pub(super) async fn go_back(
         &self,
@@ -106,8 +150,10 @@ impl Broker {
             }
             self.restore(old, context).await?;
             // Also if an earlier broker did it.
-            let (name, key) = (old.row.name.clone(), operation.id.clone());
-            Ok(self.on_disk(move |disk| disk.is_set_aside(&name, &key)).await?)
+            let name = old.row.name.clone();
+            let aside = self.on_disk(move |disk| disk.list_set_aside(&name)).await?;
+            // The data that gave way to the copy of an earlier update goes by the name of that one.
+            Ok(if was_failed { !aside.is_empty() } else { aside.contains(&operation.id) })
         };
         match restored.await {
             Ok(restored) => {
@@ -145,6 +191,8 @@ impl Broker {
     /// it was if a copy of it is kept.
     pub(super) async fn restore(&self, old: &Instance, context: &Context) -> Result<(), Failure> {
         self.bring_home(old, context).await?;
+        // It may have been lost, and its tag have moved.
+        self.guard_container(old, false, context).await?;
         let mut old = old.clone();
         self.bring_up(&mut old, true, Faults::NONE, context).await
     }
@@ -197,9 +245,7 @@ impl Broker {
     /// hold more, and with these its container would seem to be another one.
     pub(super) async fn with_former_ports(&self, instance: &Instance) -> Result<Instance, Failure> {
         let mut old = instance.clone();
-        let id = old.row.id.clone();
-        let last = self.store.read(move |rows| rows.find_last_operation(&id, None)).await?;
-        if let Some(update) = last.filter(|last| last.kind == "update" && last.sealed.is_some()) {
+        if let Some(update) = self.find_failed_update(&old.row.id).await? {
             old.ports = Target::open(&self.keys, &update)?.ports;
         }
         Ok(old)

@@ -15,6 +15,20 @@ impl<'a> SmallDisk<'a> {
         Self(path)
     }
 
+    /// One of so many MiB on which, unlike on a tmpfs, also a directory needs room.
+    pub(crate) fn ext4(path: &'a Path, size: u64) -> Self {
+        fs::create_dir_all(path).unwrap();
+        // Its blocks go with the mount.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(size << 20).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        assert!(make.args(["-q", "-m", "0"]).arg(file.path()).status().unwrap().success());
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).args([file.path(), path]);
+        assert!(mount.status().unwrap().success(), "a file can be mounted");
+        Self(path)
+    }
+
     /// Writes until nothing more fits.
     pub(crate) fn fill(&self) {
         let block = vec![0_u8; 4096];

@@ -78,4 +78,5 @@ mod upgrade;
 mod upgrade_all;
 mod upgrade_all_shared;
 mod upgrade_databases;
+mod upgrade_full_disk;
 mod upgrade_way_back;

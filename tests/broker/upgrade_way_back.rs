@@ -3,11 +3,13 @@
 
 use std::{fs, path::PathBuf};
 
+use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::json;
 
+use crate::kill_support::arm;
 use crate::support::{
-    BY_ENVIRONMENT, REDIS, Redis, Tag, TestBroker, container_id, docker, eventually, redis_yaml,
-    restart_on, upgrade, upgrade_body, versioned_yaml,
+    BY_ENVIRONMENT, REDIS, Redis, Tag, TestBroker, container_id, docker, docker_ok, eventually,
+    redis_yaml, restart_on, upgrade, upgrade_body, versioned_yaml,
 };
 
 /// A broker whose settings have one more line, with an instance `r1` that holds a value.
@@ -29,6 +31,26 @@ fn with_first(shell: &str) -> String {
 /// Likewise for one that will not become ready: nobody needs to wait for long.
 fn impatient(shell: &str) -> String {
     with_first(shell).replace("30s", "3s")
+}
+
+/// Begins the upgrade of `r1` to other services with a broker that dies at `step`.
+async fn die_at(broker: &mut TestBroker, yaml: String, step: Step) {
+    broker.kill();
+    broker.set_yaml(yaml);
+    arm(broker, step).await;
+    let path = "/v2/service_instances/r1?accepts_incomplete=true";
+    broker.client.patch(path, &upgrade_body(broker).await).await.expect(202);
+    assert!(!broker.ended().await, "it dies by a signal");
+    broker.set_environment(VARIABLE, None);
+}
+
+/// As a broker leaves the store that has failed to take an update back.
+fn record_failure(broker: &TestBroker) {
+    let store = rusqlite::Connection::open(broker.data.path().join("broker.db")).unwrap();
+    let failed = "UPDATE operations SET state = 'failed', description = 'in vain', \
+                  finished_at = started_at WHERE state = 'in progress'";
+    assert_eq!(store.execute(failed, []).unwrap(), 1);
+    store.execute("UPDATE instances SET state = 'update failed'", []).unwrap();
 }
 
 /// What is beside the data of `r1`.
@@ -231,4 +253,79 @@ async fn a_copy_beside_an_instance_that_was_ready_never_takes_the_place_of_its_d
     upgrade(&broker, "r1").await.expect(200);
     assert_eq!(redis.expect("GET late").await, "confirmed");
     assert_eq!(beside(&broker), ["stale", "volumes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_past_its_copy_that_was_recorded_as_failed_stays_all_the_same() {
+    let (mut broker, redis) = with_data(redis_yaml(""), "").await;
+    die_at(&mut broker, with_first(":"), Step::UpdateCopySpent).await;
+    redis.expect("SET late confirmed").await;
+    let new = container_id(&broker, "r1");
+    record_failure(&broker);
+    // An operator keeps the broker away for a while, and the platform tries again.
+    let maintenance = broker.directories().join("i-r1/maintenance");
+    fs::write(&maintenance, "").unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    let early = upgrade(&broker, "r1").await;
+    assert_eq!(early.expect(422)["error"], "ConcurrencyError");
+    fs::remove_file(&maintenance).unwrap();
+    broker.kill();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(container_id(&broker, "r1"), new);
+    assert_eq!(redis.expect("GET late").await, "confirmed");
+    assert_eq!(broker.containers(), [broker.container("r1")]);
+    assert_eq!(beside(&broker), ["volumes"]);
+    let shown = broker.client.get("/v2/service_instances/r1").await.expect(200);
+    assert_eq!(shown.get("maintenance_info"), None, "it is not up to date");
+    upgrade(&broker, "r1").await.expect(200);
+    assert_eq!(redis.expect("GET late").await, "confirmed");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_fails_after_it_put_an_earlier_copy_back_says_so() {
+    let (mut broker, redis) = with_data(redis_yaml(""), "").await;
+    die_at(&mut broker, with_first(":"), Step::UpdateReady).await;
+    redis.expect("SET late confirmed").await;
+    record_failure(&broker);
+    // The broker has not looked after it yet when the next upgrade comes.
+    fs::write(broker.directories().join("i-r1/maintenance"), "").unwrap();
+    let nowhere = redis_yaml("").replacen(
+        "image: redis\n      tag: '7'",
+        "image: docker-broker-test/nowhere\n      pull: never",
+        1,
+    );
+    restart_on(&mut broker, nowhere).await;
+    let failed = upgrade(&broker, "r1").await;
+    failed.expect(500);
+    let text = failed.description();
+    assert!(text.contains("cannot be obtained") && text.contains("as it was before"), "{text}");
+    assert_eq!(redis.expect("GET late").await, "nil");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    set_aside(&broker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_back_does_not_make_the_old_container_anew_from_an_image_of_another_version() {
+    let mut tag = Tag::new();
+    tag.set_major(15);
+    let hook = "    lifecycle: {migrate: exit 5}\n";
+    let yaml = versioned_yaml(&tag, BY_ENVIRONMENT, hook);
+    let (mut broker, redis) = with_data(yaml.clone(), "").await;
+    tag.set_major(17);
+    die_at(&mut broker, yaml, Step::UpdateRollingBack).await;
+    docker_ok(&["rm", "-f", &broker.container("r1")]);
+    broker.launch().await;
+    broker.ready().await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("of version 15") && reason.contains("of version 17"), "{reason}");
+    assert_eq!(broker.containers(), [""; 0]);
+    tag.set_major(15);
+    broker.kill();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
 }

@@ -51,7 +51,8 @@ async fn the_way_back_brings_the_data_as_it_was_and_keeps_what_came_after() {
     assert!(fs::metadata(data.join("sparse")).unwrap().blocks() * 512 < 1 << 20);
     let aside = root.path().join(NAME).join(FAILED).join(KEY).join("data/new");
     assert_eq!(fs::read_to_string(aside).unwrap(), "confirmed");
-    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Spent);
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Absent);
+    assert_eq!(disk.list_set_aside(NAME).unwrap(), [KEY]);
     disk.clear_snapshots(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
     disk.clear_failed(NAME).unwrap();
@@ -101,9 +102,28 @@ async fn a_copy_is_given_up_and_removed_also_where_nothing_can_be_made() {
 }
 
 #[tokio::test]
+async fn the_way_back_goes_on_where_nothing_can_be_made() {
+    let (root, disk, data) = disk_with(&[("file", "before")]);
+    let failed = root.path().join(NAME).join(FAILED);
+    fs::create_dir_all(failed.join("update-0/data")).unwrap();
+    fs::write(failed.join("note"), "of the operator").unwrap();
+    keep(&disk).await;
+    fs::write(root.path().join(super::super::TRASH), "").unwrap();
+    disk.restore_snapshot(NAME, KEY, || ()).unwrap();
+    assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "before");
+    assert_eq!(names(&failed).unwrap(), [KEY]);
+    disk.clear_failed(NAME).unwrap();
+    assert!(!failed.exists());
+}
+
+#[tokio::test]
 async fn an_operation_without_the_copy_that_it_needed_can_come_past_it_too() {
-    let (_root, disk, _) = disk_with(&[("file", "before")]);
+    let (root, disk, _) = disk_with(&[("file", "before")]);
+    // An earlier attempt died before it could note it.
+    fs::create_dir_all(root.path().join(NAME).join(SNAPSHOT).join(KEY)).unwrap();
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Absent);
     disk.go_without(NAME, KEY).unwrap();
+    assert_eq!(disk.snapshot_of(NAME, KEY).unwrap(), Snapshot::Spent);
     assert_eq!(disk.kept_snapshot(NAME).unwrap(), None);
     assert!(!disk.is_given_up(NAME, KEY).unwrap());
     disk.spend_snapshot(NAME, KEY).unwrap();
@@ -112,10 +132,16 @@ async fn an_operation_without_the_copy_that_it_needed_can_come_past_it_too() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_copied_is_said() {
-    let (_root, disk, data) = disk_with(&[]);
+async fn what_cannot_be_copied_is_said_and_leaves_nothing_although_nothing_can_be_made() {
+    let (root, disk, data) = disk_with(&[]);
     fs::remove_dir_all(data.parent().unwrap()).unwrap();
+    // Like a full disk, as above.
+    fs::write(root.path().join(super::super::TRASH), "").unwrap();
     let none = CancellationToken::new();
     let failed = disk.copy_volumes(NAME, Copying::Bytes, &none).await.unwrap_err();
     assert!(failed.to_string().contains("No such file"), "{failed}");
+    assert_eq!(names(&root.path().join(NAME).join(SNAPSHOT)).unwrap(), [""; 0]);
+    none.cancel();
+    disk.copy_volumes(NAME, Copying::Bytes, &none).await.unwrap_err();
+    assert_eq!(names(&root.path().join(NAME).join(SNAPSHOT)).unwrap(), [""; 0]);
 }
