@@ -14,9 +14,9 @@ use super::{
     instance::Instance,
 };
 use crate::{
-    catalog::{ContainerPlan, Ephemeral},
+    catalog::{ContainerPlan, Ephemeral, RestartPolicy},
     disk::{Disk, DiskError},
-    docker::ImageFacts,
+    docker::{DockerError, ImageFacts},
     telemetry::Chain,
 };
 
@@ -141,8 +141,43 @@ impl Broker {
         }
     }
 
+    /// As [`Broker::require_data`]. Without its data the container of an instance is stopped, or it
+    /// would go on as if it had never held anything; and dockerd may not start it by itself any
+    /// more, which at its own restart it does to what was stopped, too. [`Broker::unguard`] undoes
+    /// that.
+    pub(super) async fn guard_data(&self, instance: &Instance) -> Result<(), Failure> {
+        let looked = self.require_data(instance).await;
+        // What could not be found out is no reason to stop anything.
+        if matches!(looked, Err(Failure::Failed { cause: None, .. }))
+            && let Err(error) = self.keep_down(instance).await
+        {
+            tracing::warn!(
+                instance.id = instance.row.id,
+                error = %Chain(&error),
+                "a container without its data could not be stopped; it is tried again"
+            );
+        }
+        looked
+    }
+
+    async fn keep_down(&self, instance: &Instance) -> Result<(), DockerError> {
+        let name = self.container_name(&instance.row.name);
+        if !self.docker.owns(&name, &instance.row.id).await? {
+            return Ok(());
+        }
+        self.docker.set_restart(&name, &RestartPolicy::No).await?;
+        self.docker.stop(&name, instance.definition.plan.container.stop_timeout).await
+    }
+
+    /// dockerd may start the container of an instance by itself, as its plan says. The container
+    /// is there.
+    pub(super) async fn unguard(&self, instance: &Instance) -> Result<(), DockerError> {
+        let name = self.container_name(&instance.row.name);
+        self.docker.set_restart(&name, &instance.definition.plan.container.restart).await
+    }
+
     /// dockerd starts containers by itself, also on a directory that has lost its data: such a one
-    /// is stopped, or it would go on as if it had never held anything. Whether all is well.
+    /// is stopped. Whether all is well.
     pub(super) async fn guard_running(&self, id: &str) -> bool {
         let cancel = self.stopping.child_token();
         let Some(_hold) = self.works.hold(id, None, cancel.clone()) else { return true };
@@ -153,12 +188,7 @@ impl Broker {
             if instance.is_guest() {
                 return Ok(());
             }
-            if let Err(failure) = self.require_data(&instance).await {
-                let container = &instance.definition.plan.container;
-                let name = self.container_name(&instance.row.name);
-                self.docker.stop(&name, container.stop_timeout).await?;
-                return Err(failure);
-            }
+            self.guard_data(&instance).await?;
             self.note_data(&instance).await;
             Ok(())
         };
@@ -267,7 +297,7 @@ fn look_at(
             ""
         };
         return Ok(Some(format!(
-            "its data directory {} {what}, so its container was not started{hint}; restore the \
+            "its data directory {} {what}, so its container is kept stopped{hint}; restore the \
              directory, or delete the service instance",
             path.display()
         )));

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
+use crate::support::{Daemon, REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
 
 /// A redis whose plan keeps its data elsewhere than the image says.
 fn misplaced(ephemeral: &str) -> String {
@@ -82,6 +82,44 @@ async fn an_instance_whose_directory_was_emptied_is_reported_and_not_initialised
     broker.launch().await;
     broker.ready().await;
     assert_eq!(redis.expect("GET mine").await, "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_dockerd_nor_a_bind_undoes_that_an_instance_without_its_data_is_kept_stopped() {
+    let mut daemon = Daemon::start().await;
+    daemon.load_image("redis:7");
+    let mut broker = daemon.broker().start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    let name = broker.container("r1");
+    let policy = |daemon: &Daemon| {
+        daemon.docker_ok(&["inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", &name])
+    };
+    let planned = policy(&daemon);
+    broker.terminate().await;
+    let data = broker.directories().join("i-r1/volumes/data");
+    let aside = broker.data.path().join("aside");
+    fs::rename(&data, &aside).unwrap();
+    fs::create_dir(&data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    broker.sickens("r1", "is empty although it held data").await;
+    daemon.stop();
+    daemon.start_again().await;
+    assert_eq!(daemon.docker_ok(&["ps", "--quiet"]), "", "dockerd starts what may run again");
+    broker.client.bind("r1", "b2").await.expect(422);
+    // It answers, but not with the data.
+    daemon.docker_ok(&["start", &name]);
+    broker.client.bind("r1", "b2").await.expect(422);
+    broker.terminate().await;
+    daemon.docker_ok(&["stop", &name]);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    assert_eq!(policy(&daemon), planned);
 }
 
 #[tokio::test(flavor = "multi_thread")]
