@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Broker, Refusal,
+    adopted::settle_directory,
     error::{Failure, InternalError},
     instance::Instance,
 };
@@ -133,12 +134,16 @@ impl Broker {
     pub(super) async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
         let id = instance.row.id.clone();
         let filled = self.store.read(move |rows| rows.list_filled_volumes(&id)).await?;
-        let (disk, instance) = (self.disk.clone(), instance.clone());
-        let look = tokio::task::spawn_blocking(move || look_at(&disk, &instance, &filled));
-        match look.await.map_err(|_| InternalError::Panic)?? {
-            None => Ok(()),
-            Some(why) => Err(Failure::because(why)),
+        let (disk, of) = (self.disk.clone(), instance.clone());
+        let look = tokio::task::spawn_blocking(move || look_at(&disk, &of, &filled));
+        if let Some(why) = look.await.map_err(|_| InternalError::Panic)?? {
+            return Err(Failure::because(why));
         }
+        if let Some(adopted) = &instance.private.adopted {
+            // For its first container they are where they were before.
+            settle_directory(&self.disk, &instance.row, adopted).await?;
+        }
+        Ok(())
     }
 
     /// As [`Broker::require_data`]. Without its data the container of an instance is stopped, or it
