@@ -83,24 +83,26 @@ fn holds_data(path: &std::path::Path) -> Result<bool, DiskError> {
 }
 
 impl Broker {
-    /// Refuses to make anything below a mount point whose disk is not there: the store knows of
-    /// data, and there is no directory of any instance.
+    /// Refuses to make anything below a mount point whose disk is not there.
     pub(super) async fn require_disk(&self) -> Result<(), Refusal> {
-        let disk = self.disk.clone();
-        let listed = tokio::task::spawn_blocking(move || disk.list()).await;
-        let listed = listed.map_err(|_| InternalError::Panic)?.map_err(InternalError::from)?;
-        if !listed.is_empty() || self.store.read(|rows| rows.count_with_data()).await? == 0 {
-            return Ok(());
+        match self.missing_disk().await? {
+            None => Ok(()),
+            Some(why) => Err(Refusal::Unprocessable(why)),
+        }
+    }
+
+    /// Why nothing can be made at present, if so: the store knows of data, and none of it is there.
+    pub(super) async fn missing_disk(&self) -> Result<Option<String>, InternalError> {
+        if !self.store.lacks_disk().await? {
+            return Ok(None);
         }
         tracing::error!(
             host_directory = %self.disk.root().display(),
-            "there is no directory of any instance, although some held data; is the disk mounted?"
+            "there is no directory of any instance that held data; is the disk mounted?"
         );
-        Err(Refusal::Unprocessable(
-            "the data of the service instances is not there, so no new ones are made; ask the \
-             operator"
-                .to_owned(),
-        ))
+        let why = "the data of the service instances is not there, so no new ones are made; ask \
+                   the operator";
+        Ok(Some(why.to_owned()))
     }
 
     /// Says which plans make no instances because their data would be lost, as their images come.
