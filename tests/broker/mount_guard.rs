@@ -4,7 +4,7 @@ use std::fs;
 
 use docker_broker::lifecycle::fault::{Step, VARIABLE};
 
-use crate::kill_support::arm;
+use crate::kill_at_every_step::{arm, send};
 use crate::support::{Client, Daemon, REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
 
 /// A redis whose plan keeps its data elsewhere than the image says.
@@ -144,10 +144,10 @@ async fn without_the_disk_nothing_is_started_or_made_and_with_it_everything_is_t
     of_caches(&broker).provision("cache").await.expect(201);
     // Accepted, but not made yet.
     arm(&mut broker, Step::ProvisionAccepted).await;
-    let (client, body) = (broker.client.clone(), broker.client.provision_body());
-    let request = tokio::spawn(async move { client.put("/v2/service_instances/r3", &body).await });
+    let body = broker.client.provision_body();
+    send(&broker, http::Method::PUT, "/v2/service_instances/r3?accepts_incomplete=true", &body)
+        .await;
     assert!(!broker.ended().await, "it dies by a signal");
-    drop(request.await);
     broker.set_environment(VARIABLE, None);
     for instance in ["r1", "cache"] {
         docker_ok(&["rm", "-f", "-v", &broker.container(instance)]);
