@@ -171,6 +171,7 @@ async fn adopt_legacy(args: AdoptArgs) -> anyhow::Result<ExitCode> {
     let Some(configuration) = load(&args.configuration) else {
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
+    start_log(&configuration)?;
     let options = adopt::Options {
         dry_run: args.dry_run,
         legacy_directory: args.legacy_directory,

@@ -16,26 +16,38 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::{Disk, DiskError, VOLUMES, wrap};
 
 impl Disk {
-    /// Makes `legacy` the volumes of an instance, and leaves a link there. Done already: nothing.
-    /// Neither directory nor link there: nothing, if the volumes are ours already, or if they may
-    /// be gone (`is_leaving`). Else the disk that it is on may be missing.
+    /// Makes `legacy` the volumes of an instance, and leaves a link there. Done already: nothing, but
+    /// a link that has gone since, or that leads to a former root, is made again, or the container
+    /// would start on an empty directory. Nobody starts on one any more (`is_leaving`): whatever is
+    /// there beside our volumes may stay, or be gone with them.
     ///
     /// # Errors
     /// [`DiskError`]; then nothing has moved.
     pub fn take_over(&self, name: &str, legacy: &Path, is_leaving: bool) -> Result<(), DiskError> {
         let directory = self.directory(name)?;
         let volumes = directory.join(VOLUMES);
+        // A link to itself is none of ours yet, and leads nowhere.
+        let is_ours = fs::symlink_metadata(&volumes).is_ok_and(|meta| meta.is_dir());
         match fs::symlink_metadata(legacy) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && is_leaving => return Ok(()),
-            // A link to itself is none of ours yet, and leads nowhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && volumes.is_dir() => {
-                return Ok(());
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_ours => {
+                return link(&volumes, legacy);
             }
+            // The disk that both are on may be missing.
             Err(error) => return Err(wrap("look at", legacy)(error)),
             Ok(meta) if meta.is_symlink() => {
                 let target = fs::read_link(legacy).map_err(wrap("read", legacy))?;
-                return if target == volumes { Ok(()) } else { Err(occupied(legacy)) };
+                if target == volumes || is_leaving {
+                    return Ok(());
+                }
+                if !is_ours || !is_link_of(name, &target) {
+                    return Err(occupied(legacy));
+                }
+                fs::remove_file(legacy).map_err(wrap("remove", legacy))?;
+                return link(&volumes, legacy);
             }
+            Ok(_) if is_ours && is_leaving => return Ok(()),
+            Ok(_) if is_ours => return Err(occupied(legacy)),
             Ok(_) => {}
         }
         let mut builder = fs::DirBuilder::new();
@@ -60,13 +72,26 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn remove_link(&self, name: &str, legacy: &Path) -> Result<(), DiskError> {
-        let volumes = self.directory(name)?.join(VOLUMES);
         // Anything but our link: somebody else's.
-        if fs::read_link(legacy).ok().as_deref() != Some(&volumes) {
+        if !fs::read_link(legacy).is_ok_and(|target| is_link_of(name, &target)) {
             return Ok(());
         }
         fs::remove_file(legacy).map_err(wrap("remove", legacy))
     }
+}
+
+/// Whether a link to `target` is the one to the volumes of an instance, below whatever root.
+fn is_link_of(name: &str, target: &Path) -> bool {
+    target.ends_with(Path::new(name).join(VOLUMES))
+}
+
+fn link(volumes: &Path, legacy: &Path) -> Result<(), DiskError> {
+    if let Some(parent) = legacy.parent() {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(parent).map_err(wrap("make", parent))?;
+    }
+    symlink(volumes, legacy).map_err(wrap("make", legacy))
 }
 
 /// Why [`Disk::take_over`] could not take a directory over; `None`: it can. Changes nothing, and
@@ -112,7 +137,8 @@ pub fn hindrance(root: &Path, name: &str, legacy: &Path) -> Result<Option<String
 }
 
 fn occupied(path: &Path) -> DiskError {
-    let source = io::Error::new(io::ErrorKind::AlreadyExists, "something else is there");
+    let why = "something else is there; if the instance's data is not in it, move it away";
+    let source = io::Error::new(io::ErrorKind::AlreadyExists, why);
     DiskError::Io { verb: "take over", path: path.to_owned(), source }
 }
 
@@ -146,8 +172,26 @@ mod tests {
         disk.take_over("i-1", &legacy, false).unwrap_err();
         disk.take_over("i-1", &legacy, true).unwrap();
         assert_eq!(disk.list().unwrap(), [""; 0], "nothing is made of nothing");
-        fs::create_dir_all(disk.root().join("i-1/volumes")).unwrap();
+    }
+
+    #[test]
+    fn a_link_that_has_gone_or_leads_to_a_former_root_is_made_again() {
+        let (base, disk, legacy) = setting();
         disk.take_over("i-1", &legacy, false).unwrap();
+        let volumes = disk.root().join("i-1/volumes");
+        fs::remove_file(&legacy).unwrap();
+        disk.take_over("i-1", &legacy, false).unwrap();
+        assert_eq!(fs::read_link(&legacy).unwrap(), volumes);
+        fs::remove_file(&legacy).unwrap();
+        symlink(base.path().join("former/i-1/volumes"), &legacy).unwrap();
+        disk.take_over("i-1", &legacy, false).unwrap();
+        assert_eq!(fs::read_link(&legacy).unwrap(), volumes);
+        // Whatever a server has begun there meanwhile is for people to look at.
+        fs::remove_file(&legacy).unwrap();
+        fs::create_dir_all(legacy.join("data")).unwrap();
+        disk.take_over("i-1", &legacy, false).unwrap_err();
+        disk.take_over("i-1", &legacy, true).unwrap();
+        assert!(legacy.join("data").is_dir() && volumes.join("data/file").is_file());
     }
 
     #[test]

@@ -110,14 +110,15 @@ pub(super) async fn settle_container(
     Ok(())
 }
 
-/// Takes the directory of an adopted container over.
+/// Takes the directory of an adopted container over, and keeps the link to it as long as there is
+/// a container that finds its data by it.
 pub(super) async fn settle_directory(
     disk: &Disk,
     row: &InstanceRow,
     adopted: &Adopted,
 ) -> Result<(), InternalError> {
     let Some(legacy) = adopted.directory.clone() else { return Ok(()) };
-    let is_leaving = state_of(row)?.is_without_directory();
+    let is_leaving = state_of(row)?.is_without_directory() || row.generation != GENERATION;
     let (disk, name) = (disk.clone(), row.name.clone());
     let take_over = move || disk.take_over(&name, &legacy, is_leaving);
     let moved = tokio::task::spawn_blocking(take_over).await;

@@ -9,6 +9,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures_util::{StreamExt, stream};
 
 use super::{
+    InstanceState,
+    error::InternalError,
     ledger::{File, Ledger, LedgerError, blocking, report},
     record::{Record, RecordError, decode},
 };
@@ -68,12 +70,7 @@ impl Ledger {
         // The job itself refuses nothing.
         let _infallible = self.0.store.write(forget).await?;
         let ids = self.0.store.read(|rows| rows.list_instance_ids()).await?;
-        let disk = self.0.disk.clone();
-        // Without any directory the disk may not be mounted.
-        let is_bare = !makes_directories
-            && blocking(move || disk.list())
-                .await
-                .is_ok_and(|names| names.map_or(true, |names| names.is_empty()));
+        let is_bare = !makes_directories && self.is_bare().await;
         let outcomes: Vec<(String, Result<Found, LedgerError>)> = stream::iter(ids)
             .map(|id| async move {
                 let found = self.compare_one(&id, is_bare).await;
@@ -101,6 +98,30 @@ impl Ledger {
             ids.sort();
         }
         Ok(compared)
+    }
+
+    /// Whether the disk seems not to be mounted: the store knows of data, and none of it is there.
+    pub(super) async fn lacks_disk(&self) -> Result<bool, InternalError> {
+        let mut known = self.0.store.read(|rows| rows.list_with_data()).await?;
+        // Of what is being deleted the directory leaves first.
+        known.retain(|(_, state)| {
+            InstanceState::parse(state).is_none_or(|state| !state.is_without_directory())
+        });
+        let disk = self.0.disk.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            for (name, _) in &known {
+                if disk.exists(name)? {
+                    return Ok(false);
+                }
+            }
+            Ok::<_, DiskError>(!known.is_empty())
+        });
+        Ok(look.await.map_err(|_| InternalError::Panic)??)
+    }
+
+    /// Likewise, for records: where nothing can be found out, nothing is to be made.
+    pub(super) async fn is_bare(&self) -> bool {
+        self.lacks_disk().await.unwrap_or(true)
     }
 
     async fn compare_one(&self, id: &str, is_bare: bool) -> Result<Found, LedgerError> {
@@ -167,6 +188,10 @@ impl Ledger {
         self.left_alone().remove(id);
         let all = BTreeSet::from([INSTANCE_ENTRY.to_owned()]);
         self.follow(id, &all, is_bare, file).await?;
+        if is_bare && !matches!(*file, File::Known { .. }) {
+            // Its record may be on the disk that is missing: the next change compares first.
+            *file = File::Uncompared { is_bare };
+        }
         // Without its directory nothing was written.
         Ok(if matches!(*file, File::Known { .. }) { Found::Written } else { Found::Same })
     }

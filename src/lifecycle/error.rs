@@ -74,8 +74,9 @@ pub enum InternalError {
     },
     /// What is in the store is not yet in the record beside the data.
     #[error(
-        "the record of instance {0} could not be written (the log says why); it is tried again, \
-         and until then nothing of the instance is answered as succeeded"
+        "the record of instance {0} could not be written (the log says why); it is tried again, at \
+         the next start at the latest, and until then nothing of the instance is answered as \
+         succeeded"
     )]
     Unrecorded(String),
     /// A hook refused what was asked for.

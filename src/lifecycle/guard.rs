@@ -10,13 +10,14 @@ use tokio::time::Instant;
 
 use super::{
     Broker, Refusal,
+    adopted::settle_directory,
     error::{Failure, InternalError},
     instance::Instance,
 };
 use crate::{
-    catalog::{ContainerPlan, Ephemeral},
+    catalog::{ContainerPlan, Ephemeral, RestartPolicy},
     disk::{Disk, DiskError},
-    docker::ImageFacts,
+    docker::{DockerError, ImageFacts},
     telemetry::Chain,
 };
 
@@ -82,24 +83,26 @@ fn holds_data(path: &std::path::Path) -> Result<bool, DiskError> {
 }
 
 impl Broker {
-    /// Refuses to make anything below a mount point whose disk is not there: the store knows of
-    /// data, and there is no directory of any instance.
+    /// Refuses to make anything below a mount point whose disk is not there.
     pub(super) async fn require_disk(&self) -> Result<(), Refusal> {
-        let disk = self.disk.clone();
-        let listed = tokio::task::spawn_blocking(move || disk.list()).await;
-        let listed = listed.map_err(|_| InternalError::Panic)?.map_err(InternalError::from)?;
-        if !listed.is_empty() || self.store.read(|rows| rows.count_with_data()).await? == 0 {
-            return Ok(());
+        match self.missing_disk().await? {
+            None => Ok(()),
+            Some(why) => Err(Refusal::Unprocessable(why)),
+        }
+    }
+
+    /// Why nothing can be made at present, if so: the store knows of data, and none of it is there.
+    pub(super) async fn missing_disk(&self) -> Result<Option<String>, InternalError> {
+        if !self.store.lacks_disk().await? {
+            return Ok(None);
         }
         tracing::error!(
             host_directory = %self.disk.root().display(),
-            "there is no directory of any instance, although some held data; is the disk mounted?"
+            "there is no directory of any instance that held data; is the disk mounted?"
         );
-        Err(Refusal::Unprocessable(
-            "the data of the service instances is not there, so no new ones are made; ask the \
-             operator"
-                .to_owned(),
-        ))
+        let why = "the data of the service instances is not there, so no new ones are made; ask \
+                   the operator";
+        Ok(Some(why.to_owned()))
     }
 
     /// Says which plans make no instances because their data would be lost, as their images come.
@@ -133,16 +136,55 @@ impl Broker {
     pub(super) async fn require_data(&self, instance: &Instance) -> Result<(), Failure> {
         let id = instance.row.id.clone();
         let filled = self.store.read(move |rows| rows.list_filled_volumes(&id)).await?;
-        let (disk, instance) = (self.disk.clone(), instance.clone());
-        let look = tokio::task::spawn_blocking(move || look_at(&disk, &instance, &filled));
-        match look.await.map_err(|_| InternalError::Panic)?? {
-            None => Ok(()),
-            Some(why) => Err(Failure::because(why)),
+        let (disk, of) = (self.disk.clone(), instance.clone());
+        let look = tokio::task::spawn_blocking(move || look_at(&disk, &of, &filled));
+        if let Some(why) = look.await.map_err(|_| InternalError::Panic)?? {
+            return Err(Failure::because(why));
         }
+        if let Some(adopted) = &instance.private.adopted {
+            // For its first container they are where they were before.
+            settle_directory(&self.disk, &instance.row, adopted).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Broker::require_data`]. Without its data the container of an instance is stopped, or it
+    /// would go on as if it had never held anything; and dockerd may not start it by itself any
+    /// more, which at its own restart it does to what was stopped, too. [`Broker::unguard`] undoes
+    /// that.
+    pub(super) async fn guard_data(&self, instance: &Instance) -> Result<(), Failure> {
+        let looked = self.require_data(instance).await;
+        // What could not be found out is no reason to stop anything.
+        if matches!(looked, Err(Failure::Failed { cause: None, .. }))
+            && let Err(error) = self.keep_down(instance).await
+        {
+            tracing::warn!(
+                instance.id = instance.row.id,
+                error = %Chain(&error),
+                "a container without its data could not be stopped; it is tried again"
+            );
+        }
+        looked
+    }
+
+    async fn keep_down(&self, instance: &Instance) -> Result<(), DockerError> {
+        let name = self.container_name(&instance.row.name);
+        if !self.docker.owns(&name, &instance.row.id).await? {
+            return Ok(());
+        }
+        self.docker.set_restart(&name, &RestartPolicy::No).await?;
+        self.docker.stop(&name, instance.definition.plan.container.stop_timeout).await
+    }
+
+    /// dockerd may start the container of an instance by itself, as its plan says. The container
+    /// is there.
+    pub(super) async fn unguard(&self, instance: &Instance) -> Result<(), DockerError> {
+        let name = self.container_name(&instance.row.name);
+        self.docker.set_restart(&name, &instance.definition.plan.container.restart).await
     }
 
     /// dockerd starts containers by itself, also on a directory that has lost its data: such a one
-    /// is stopped, or it would go on as if it had never held anything. Whether all is well.
+    /// is stopped. Whether all is well.
     pub(super) async fn guard_running(&self, id: &str) -> bool {
         let cancel = self.stopping.child_token();
         let Some(_hold) = self.works.hold(id, None, cancel.clone()) else { return true };
@@ -153,12 +195,7 @@ impl Broker {
             if instance.is_guest() {
                 return Ok(());
             }
-            if let Err(failure) = self.require_data(&instance).await {
-                let container = &instance.definition.plan.container;
-                let name = self.container_name(&instance.row.name);
-                self.docker.stop(&name, container.stop_timeout).await?;
-                return Err(failure);
-            }
+            self.guard_data(&instance).await?;
             self.note_data(&instance).await;
             Ok(())
         };
@@ -267,7 +304,7 @@ fn look_at(
             ""
         };
         return Ok(Some(format!(
-            "its data directory {} {what}, so its container was not started{hint}; restore the \
+            "its data directory {} {what}, so its container is kept stopped{hint}; restore the \
              directory, or delete the service instance",
             path.display()
         )));

@@ -56,7 +56,8 @@ impl Broker {
         }
     }
 
-    /// Looks once more at an instance that does not work: it may only have been slow.
+    /// Looks once more at an instance that does not work: it may only have been slow. A server that
+    /// answers without its data is no help.
     pub(super) async fn look_for(&self, id: &InstanceId) -> Result<(), InternalError> {
         let wanted = id.to_string();
         let unwell = self.store.read(move |rows| {
@@ -70,7 +71,11 @@ impl Broker {
         let Some(instance) = self.find(&id).await? else { return Ok(()) };
         let deadline = Instant::now() + SECOND_LOOK;
         let context = Context::unattended(self.stopping.child_token(), deadline);
-        if self.answers(&instance, &context, SECOND_LOOK).await {
+        let has_data = async || {
+            instance.definition.plan.container.existing.is_some()
+                || self.require_data(&instance).await.is_ok()
+        };
+        if has_data().await && self.answers(&instance, &context, SECOND_LOOK).await {
             self.set_health(&id, None).await?;
         }
         Ok(())

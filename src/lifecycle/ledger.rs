@@ -66,7 +66,7 @@ pub(super) enum LedgerError {
 pub(super) enum File {
     /// It could not be compared with the store, so it may be newer.
     Uncompared {
-        /// There was no directory at all, as if the disk was not mounted.
+        /// There was no data at all, as if the disk was not mounted.
         is_bare: bool,
     },
     /// Nothing: it has to be made anew.
@@ -349,6 +349,7 @@ impl Ledger {
         }
         let outcome = match *file {
             File::Uncompared { is_bare } => {
+                let is_bare = is_bare && self.is_bare().await;
                 let found = self.compare_file(id, is_bare, &mut file).await;
                 found.map(|found| found != Found::Gone)
             }

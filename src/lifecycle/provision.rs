@@ -104,10 +104,8 @@ impl Broker {
             ImageStatus::Ready(facts) if !is_existing => mount_problem(container, &facts),
             ImageStatus::Pending | ImageStatus::Ready(_) => self.missing_container(container).await,
         };
+        self.require_disk().await?;
         // A deprovision removes the directory before the row, so this is a lost or older store.
-        if !is_existing {
-            self.require_disk().await?;
-        }
         let remains = self.has_directory(&request.instance_id.safe_name()).await?;
         let broker = Arc::clone(self);
         let max_of_plan = offer.plan.max_instances.unwrap_or(0);
@@ -338,6 +336,10 @@ impl Broker {
             return Err(Failure::because(format!("this plan makes no new instances: {problem}")));
         }
         self.require_ports(instance, &image).await?;
+        // It may have been accepted before the start, when the disk was there.
+        if let Some(why) = self.missing_disk().await? {
+            return Err(Failure::because(why));
+        }
         self.ensure_directories(instance).await?;
         let faults = Faults {
             directories: Some(Step::ProvisionDirectories),

@@ -68,7 +68,10 @@ impl Broker {
         }
         let Some(owned) = self.wait_for_docker().await else { return Ok(()) };
         self.recovery.send_replace(Recovery::Running);
-        self.report_orphans(&owned).await?;
+        if let Err(error) = self.report_orphans(&owned).await {
+            // Only told: the instances come back all the same.
+            tracing::warn!(error = %Chain(&error), "what has no instance could not be looked for");
+        }
         self.report_missing_containers().await;
         let by_name: HashMap<&str, &OwnedContainer> =
             owned.iter().map(|one| (one.name.as_str(), one)).collect();

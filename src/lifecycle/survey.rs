@@ -64,7 +64,7 @@ pub struct Surveyed {
     pub ports: BTreeMap<ContainerPort, u16>,
     /// How many bindings it has.
     pub bindings: u64,
-    /// What is wrong with it, for people.
+    /// What is wrong with it, or with the shared container that serves it, for people.
     pub health: Option<String>,
     /// Since when, in seconds since the epoch.
     pub health_since: Option<i64>,
@@ -157,7 +157,10 @@ fn surveyed(
         None if existing.is_some() => Home::Existing,
         None => Home::Own,
     };
-    let own = spec::container_name(owner, host.as_ref().map_or(&row.name, |host| &host.name));
+    // What serves it is what is looked after.
+    let server = host.as_ref().unwrap_or(&row);
+    let own = spec::container_name(owner, &server.name);
+    let (health, health_since) = (server.health.clone(), server.health_since);
     let container = existing.or_else(|| definition.is_some().then_some(own));
     Surveyed {
         id: row.id,
@@ -174,7 +177,7 @@ fn surveyed(
         container,
         ports,
         bindings,
-        health: row.health,
-        health_since: row.health_since,
+        health,
+        health_since,
     }
 }

@@ -177,14 +177,15 @@ impl Broker {
             if instance.row.health.is_none() {
                 return Ok(Outcome::Well);
             }
+            // It may be unwell for want of its data, and have been started by somebody else.
+            self.guard_data(&instance).await?;
             // It runs again, but may still be on its way. (A health check that has not passed yet
             // is no illness.)
             let passes = facts.is_none_or(|facts| facts.healthy != Some(false));
             if !passes || !self.answers(&instance, context, GLANCE).await {
                 return Ok(Outcome::Waiting);
             }
-            // It may be unwell for want of its data, and have been started by somebody else.
-            self.require_data(&instance).await?;
+            self.unguard(&instance).await?;
             self.set_health(id, None).await?;
             return Ok(Outcome::Well);
         };
@@ -284,7 +285,7 @@ impl Broker {
         context: &Context,
     ) -> Result<(), Failure> {
         // What can fail without touching anything comes first.
-        self.require_data(instance).await?;
+        self.guard_data(instance).await?;
         let name = self.container_name(&instance.row.name);
         let grace = instance.definition.plan.container.stop_timeout;
         let worn = history.stuck || (history.tries >= TRIES && !history.recreated);
@@ -320,6 +321,11 @@ impl Broker {
             while_unreachable(&context.cancel, context.deadline, || self.docker.stop(&name, grace))
                 .await?;
         }
-        self.bring_up(instance, true, Faults::NONE, context).await
+        self.bring_up(instance, true, Faults::NONE, context).await?;
+        if !anew {
+            // While its data was away, dockerd was told not to start it.
+            while_unreachable(&context.cancel, context.deadline, || self.unguard(instance)).await?;
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use rusqlite::{Connection, OpenFlags};
@@ -40,7 +41,8 @@ fn file(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Backu
     move |source| BackupError::File { verb, path, source }
 }
 
-/// The copies in `data`, oldest first.
+/// The copies in `data`, oldest first. What is dated in the future was made before the clock was set
+/// back, so it comes before all others.
 ///
 /// # Errors
 /// [`BackupError::File`].
@@ -50,17 +52,20 @@ pub fn list_backups(data: &Path) -> Result<Vec<PathBuf>, BackupError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(file("list", &directory))?,
     };
+    let now = SystemTime::now();
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(file("list", &directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
-            found.push(path);
+            let made = fs::metadata(&path).and_then(|meta| meta.modified());
+            let is_ahead = made.map_err(file("look at", &path))? > now;
+            found.push((!is_ahead, path));
         }
     }
     // Their names are their times.
     found.sort();
-    Ok(found)
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// The newest copy in `data` that is whole.
@@ -143,5 +148,18 @@ mod tests {
         let value: Vec<u8> =
             copied.query_row("SELECT value FROM meta", [], |row| row.get(0)).unwrap();
         assert_eq!(value, [3]);
+    }
+    #[test]
+    fn copies_that_were_made_before_the_clock_was_set_back_are_the_oldest() {
+        let data = tempfile::tempdir().unwrap();
+        Store::open(data.path()).unwrap();
+        let ahead = back_up(data.path(), "2", 2).unwrap();
+        let later = SystemTime::now() + std::time::Duration::from_hours(1);
+        fs::File::open(&ahead).unwrap().set_modified(later).unwrap();
+        let fresh = back_up(data.path(), "1", 2).unwrap();
+        assert_eq!(list_backups(data.path()).unwrap(), [ahead.clone(), fresh.clone()]);
+        assert_eq!(newest_good_backup(data.path()).unwrap().as_ref(), Some(&fresh));
+        back_up(data.path(), "1a", 2).unwrap();
+        assert!(!ahead.exists() && fresh.exists());
     }
 }

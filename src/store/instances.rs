@@ -128,11 +128,12 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// How many instances have volumes that were seen to hold data.
-    pub fn count_with_data(&self) -> Result<u64, RowError> {
-        let sql = "SELECT count(*) FROM instances WHERE filled <> ''";
-        let count: i64 = self.0.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
+    /// Names and states of instances with volumes that were seen to hold data.
+    pub fn list_with_data(&self) -> Result<Vec<(String, String)>, RowError> {
+        let sql = "SELECT name, state FROM instances WHERE filled <> ''";
+        let mut statement = self.0.prepare_cached(sql)?;
+        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
     /// Forgets it: its directories are made anew.

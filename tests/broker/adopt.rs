@@ -321,6 +321,29 @@ async fn an_adopted_container_that_was_removed_or_stopped_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_was_removed_with_the_old_brokers_directory_comes_back_before_the_container() {
+    let (mut broker, mut legacy) = prepared();
+    let (id, port, redis) = redis(&mut legacy, &[]).await;
+    adopted(&broker, &legacy, &id);
+    let client = start(&mut broker).await;
+    let link = legacy.directory_of(&id);
+    fs::remove_dir_all(legacy.directory()).unwrap();
+    docker_ok(&["stop", "-t", "5", &broker.container(&id)]);
+    serves_as_before(&client, &id, port, &redis).await;
+    assert!(link.is_symlink());
+    // A server that was started without it has begun anew there: for people to look at.
+    broker.kill();
+    fs::remove_file(&link).unwrap();
+    fs::create_dir_all(link.join("data")).unwrap();
+    let client = start(&mut broker).await;
+    let body = json!({"service_id": SERVICE, "plan_id": PLANS[1]});
+    client.patch(&format!("/v2/service_instances/{id}"), &body).await.expect_problem(500);
+    client.deprovision(&id).await.expect(200);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+    assert!(link.join("data").is_dir());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn instances_of_several_plans_keep_their_credentials_and_ports() {
     let (mut broker, mut legacy) = prepared();
     let [sql, first, second] = ephemeral_ports();

@@ -136,6 +136,23 @@ async fn operators_commands_know_an_adopted_container_as_one_of_the_broker() {
     assert!(line.contains(" ready ") && line.ends_with("fine"), "{instances:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_written_is_said_with_the_reason_and_comes_with_the_next_adopt() {
+    let (broker, mut legacy) = prepared();
+    let (id, ..) = redis(&mut legacy, &[]).await;
+    let in_the_way = broker.directories().join(format!("i-{id}/record.new"));
+    fs::create_dir_all(&in_the_way).unwrap();
+    let failed = adopt(&broker, &legacy, &[&id], &[]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    for text in ["the log says why", "Is a directory"] {
+        assert!(failed.stderr.contains(text), "{text}: {failed:?}");
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    let again = adopt(&broker, &legacy, &[&id], &[]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(in_the_way.with_file_name("record").is_file());
+}
+
 /// Called by the list of all steps.
 pub(crate) async fn goes_on_after(step: Step) {
     let (mut broker, mut legacy) = prepared();
@@ -149,6 +166,9 @@ pub(crate) async fn goes_on_after(step: Step) {
         .output()
         .unwrap();
     assert_eq!(killed.status.code(), None, "it dies by a signal: {killed:?}");
+    // The name that it has may be the wrong one, but it is the only container of its instance.
+    let purged = broker.operate("orphans", &["--purge", &format!("cf-{id}")]).await;
+    assert!(purged.expect(1).contains("not removed"), "{purged:?}");
     // Whichever comes first puts it right.
     if step == Step::AdoptRenamed {
         let again = adopt(&broker, &legacy, &[&id], &[]);

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
+use docker_broker::lifecycle::fault::{Step, VARIABLE};
+
+use crate::kill_at_every_step::{arm, send};
+use crate::support::{Client, Daemon, REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml};
 
 /// A redis whose plan keeps its data elsewhere than the image says.
 fn misplaced(ephemeral: &str) -> String {
@@ -85,18 +88,87 @@ async fn an_instance_whose_directory_was_emptied_is_reported_and_not_initialised
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn neither_dockerd_nor_a_bind_undoes_that_an_instance_without_its_data_is_kept_stopped() {
+    let mut daemon = Daemon::start().await;
+    daemon.load_image("redis:7");
+    let mut broker = daemon.broker().start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    let name = broker.container("r1");
+    let policy = |daemon: &Daemon| {
+        daemon.docker_ok(&["inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", &name])
+    };
+    let planned = policy(&daemon);
+    broker.terminate().await;
+    let data = broker.directories().join("i-r1/volumes/data");
+    let aside = broker.data.path().join("aside");
+    fs::rename(&data, &aside).unwrap();
+    fs::create_dir(&data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    broker.sickens("r1", "is empty although it held data").await;
+    daemon.stop();
+    daemon.start_again().await;
+    assert_eq!(daemon.docker_ok(&["ps", "--quiet"]), "", "dockerd starts what may run again");
+    broker.client.bind("r1", "b2").await.expect(422);
+    // It answers, but not with the data.
+    daemon.docker_ok(&["start", &name]);
+    broker.client.bind("r1", "b2").await.expect(422);
+    broker.terminate().await;
+    daemon.docker_ok(&["stop", &name]);
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    assert_eq!(policy(&daemon), planned);
+}
+
+/// Two plans, of which the second keeps nothing.
+fn with_caches() -> String {
+    let yaml = redis_yaml("");
+    let volume = "      volumes:\n      - {path: /data, owner: '999:999'}\n";
+    let (first, second) = yaml.rsplit_once(volume).unwrap();
+    format!("{first}{}", second.replace("read_only: true", "read_only: false"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_disk_nothing_is_started_or_made_and_with_it_everything_is_there() {
-    let (mut broker, redis) = without_containers().await;
+    let mut broker = TestBroker::builder().yaml(with_caches(), REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    let of_caches =
+        |broker: &TestBroker| Client { plan_id: REDIS.2.to_owned(), ..broker.client.clone() };
+    of_caches(&broker).provision("cache").await.expect(201);
+    // Accepted, but not made yet.
+    arm(&mut broker, Step::ProvisionAccepted).await;
+    let body = broker.client.provision_body();
+    send(&broker, http::Method::PUT, "/v2/service_instances/r3?accepts_incomplete=true", &body)
+        .await;
+    assert!(!broker.ended().await, "it dies by a signal");
+    broker.set_environment(VARIABLE, None);
+    for instance in ["r1", "cache"] {
+        docker_ok(&["rm", "-f", "-v", &broker.container(instance)]);
+    }
     let (disk, aside) = (broker.directories(), broker.data.path().join("aside"));
     fs::rename(&disk, &aside).unwrap();
     fs::create_dir(&disk).unwrap();
     broker.launch().await;
     broker.ready().await;
-    assert_eq!(broker.containers(), [""; 0]);
     assert!(broker.log_text().contains("is the disk mounted?"), "{}", broker.log_text());
-    let refused = broker.client.provision("r3").await;
+    // It has nothing to lose.
+    assert_eq!(broker.containers(), [broker.container("cache")]);
+    of_caches(&broker).bind("cache", "b1").await.expect(201);
+    let refused = broker.client.provision("r4").await;
     refused.expect(422);
     assert!(refused.description().contains("ask the operator"), "{}", refused.description());
+    eventually("the interrupted provision to fail", async || {
+        let state = broker.client.get("/v2/service_instances/r3/last_operation").await.json();
+        if state["state"] == "failed" { Ok(()) } else { Err(state.to_string()) }
+    })
+    .await;
     assert_eq!(broker.instance_directories(), [""; 0], "nothing is made below the mount point");
     broker.terminate().await;
     fs::remove_dir_all(&disk).unwrap();
@@ -104,6 +176,7 @@ async fn without_the_disk_nothing_is_started_or_made_and_with_it_everything_is_t
     broker.launch().await;
     broker.ready().await;
     assert_eq!(redis.expect("GET mine").await, "precious");
+    of_caches(&broker).bind("cache", "b2").await.expect(201);
     broker.client.provision("r3").await.expect(201);
 }
 

@@ -118,7 +118,7 @@ async fn an_instance_without_its_directory_is_reported_and_comes_back_with_it() 
     let aside = broker.data.path().join("aside");
     fs::rename(&directory, &aside).unwrap();
     docker_ok(&["rm", "-f", &broker.container("r1")]);
-    broker.sickens("r1", "is missing, so its container was not started").await;
+    broker.sickens("r1", "is missing, so its container is kept stopped").await;
     assert_eq!(broker.unwell().await, ["r1"]);
     let refused = broker.client.bind("r1", "b2").await;
     refused.expect(422);

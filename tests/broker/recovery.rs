@@ -68,7 +68,7 @@ async fn an_instance_whose_directory_is_missing_is_reported_and_not_started_empt
     restart(&mut broker).await;
     assert_eq!(broker.containers(), [""; 0]);
     assert!(!directory.exists());
-    assert!(broker.log_text().contains("is missing, so its container was not started"));
+    assert!(broker.log_text().contains("is missing, so its container is kept stopped"));
     let refused = broker.client.bind("r1", "b2").await;
     refused.expect(422);
     assert!(refused.description().contains("ask the operator"), "{}", refused.description());

@@ -384,6 +384,20 @@ async fn a_tenant_that_moves_out_waits_for_a_container_that_comes_back() {
     provision(&broker.client, &["one", "two"]).await;
     let two = Tenant::bind(&broker.client, "two").await;
     let container = broker.containers().remove(0);
+    // Meanwhile nobody is told that it is fine.
+    let directories = broker.instance_directories();
+    let host = directories.iter().find(|name| name.starts_with("shared-")).unwrap();
+    let maintenance = broker.directories().join(host).join("maintenance");
+    std::fs::write(&maintenance, "").unwrap();
+    docker_ok(&["stop", &container]);
+    eventually("its tenant to be unwell", async || {
+        let listed = broker.operate("instances", &["--json"]).await.expect_json(0);
+        let two = listed["instances"].as_array().unwrap().iter().find(|one| one["id"] == "two");
+        let health = two.unwrap()["health"].as_str().unwrap_or_default().to_owned();
+        if health.contains("maintenance") { Ok(()) } else { Err(health) }
+    })
+    .await;
+    std::fs::remove_file(&maintenance).unwrap();
     let path = format!("/v2/service_instances/one?accepts_incomplete=true&{}", broker.client.ids());
     let lose = || drop(docker_ok(&["rm", "-f", &container]));
     dies_with(&mut broker, Step::DeprovisionAccepted, http::Method::DELETE, &path, lose).await;

@@ -172,9 +172,17 @@ impl Scene {
         let settled: HashMap<&str, &Surveyed> =
             self.settled().map(|one| (one.id.as_str(), one)).collect();
         let known: HashSet<&str> = self.rows().map(|one| one.id.as_str()).collect();
-        let ours = self.containers.iter().filter(|one| one.owner.as_deref() == Some(owner));
+        let ours = || self.containers.iter().filter(|one| one.owner.as_deref() == Some(owner));
+        // Under another name it may be the only one that an instance has, and the broker gives it
+        // its own back.
+        let has_own = |instance: &Surveyed| {
+            ours().any(|one| {
+                Some(&one.name) == instance.container.as_ref()
+                    && one.labels.as_ref().is_some_and(|labels| labels.instance_id == instance.id)
+            })
+        };
         let mut found = Vec::new();
-        for container in ours {
+        for container in ours() {
             let finding = |reason: String| {
                 let reason = match container.volumes {
                     0 => reason,
@@ -211,7 +219,7 @@ impl Scene {
             } else if usable
                 && container.name != name
                 && container.name != standby
-                && !name.is_empty()
+                && has_own(instance)
             {
                 found.push(finding(format!("instance {id} has another container, {name}")));
             }
