@@ -59,6 +59,7 @@ mod requests;
 mod retry;
 mod snapshot;
 mod state;
+mod strangers;
 mod survey;
 mod tenancy;
 mod tend;

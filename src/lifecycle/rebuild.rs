@@ -101,7 +101,8 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
     Ok(done)
 }
 
-enum Unusable {
+/// Why a record gives no instance.
+pub(super) enum Unusable {
     Key,
     /// The disk, or another version of the broker, may give it yet.
     ForNow(String),
@@ -109,11 +110,12 @@ enum Unusable {
 }
 
 /// The host of a tenant.
-fn host_of(frame: &Frame) -> Option<&str> {
+pub(super) fn host_of(frame: &Frame) -> Option<&str> {
     frame.of_instance()?.get("tenants")?.first()?.get("host_id")?.as_str()
 }
 
-fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Frame>, Unusable> {
+/// What the record in a directory says; `None`: it has none.
+pub(super) fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Frame>, Unusable> {
     let bytes =
         disk.read_record(name).map_err(|error| Unusable::ForNow(Chain(&error).to_string()))?;
     let Some(bytes) = bytes else { return Ok(None) };

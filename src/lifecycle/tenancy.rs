@@ -264,8 +264,9 @@ impl Broker {
     ) -> Result<(), Failure> {
         let mut instance = instance.clone();
         loop {
-            let id = instance.row.id.clone();
-            let (exit, launch) = self.store.write(move |rows| Self::exit(rows, &id)).await??;
+            let (id, stranger) = (instance.row.id.clone(), self.stranger_of(&instance).await?);
+            let exit = move |rows: &Rows<'_>| Self::exit(rows, &id, stranger);
+            let (exit, launch) = self.store.write(exit).await??;
             if let Some((operation, halted)) = launch {
                 if let Some(halted) = halted {
                     self.works.halt(&operation, &halted);
@@ -315,11 +316,20 @@ impl Broker {
         }
     }
 
+    /// Why a tenant may not be the only one in its host, whatever the rows say.
+    async fn stranger_of(&self, tenant: &Instance) -> Result<Option<String>, Failure> {
+        let id = tenant.row.id.clone();
+        let host = self.store.read(move |rows| rows.find_host_of(&id)).await?;
+        let Some(host) = host else { return Ok(None) };
+        Ok(self.find_stranger(&host, &tenant.row.id).await?)
+    }
+
     /// Decides how a tenant gets out; the operation that removes its host, and what that halts.
     #[expect(clippy::type_complexity, reason = "the outcome of one transaction, used once")]
     fn exit(
         rows: &Rows<'_>,
         tenant: &str,
+        stranger: Option<String>,
     ) -> Result<Result<(Exit, Option<(OperationRow, Option<String>)>), Failure>, RowError> {
         let Some(id) = rows.find_host_of(tenant)? else { return Ok(Ok((Exit::Open, None))) };
         let Some(host) = rows.find_instance(&id)? else { return Ok(Ok((Exit::Open, None))) };
@@ -335,6 +345,9 @@ impl Broker {
             && let Some(running) = running
         {
             return Ok(Ok((Exit::Last(running.id), None)));
+        }
+        if let Some(why) = stranger {
+            return Ok(Err(InternalError::Stranger { host: id, why }.into()));
         }
         let next = match (state.on(Event::Deprovision), &running) {
             (Transition::To(next), _) => next,

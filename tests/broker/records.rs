@@ -22,7 +22,7 @@ async fn stopped_broker() -> (TestBroker, Redis) {
 }
 
 /// The store of a stopped broker, all in its one file.
-fn whole_store(broker: &TestBroker) -> Vec<u8> {
+pub(crate) fn whole_store(broker: &TestBroker) -> Vec<u8> {
     let path = broker.data.path().join("broker.db");
     let store = rusqlite::Connection::open(&path).unwrap();
     store.pragma_update(None, "journal_mode", "DELETE").unwrap();
@@ -30,7 +30,7 @@ fn whole_store(broker: &TestBroker) -> Vec<u8> {
     fs::read(&path).unwrap()
 }
 
-async fn start(broker: &mut TestBroker) {
+pub(crate) async fn start(broker: &mut TestBroker) {
     broker.launch().await;
     broker.ready().await;
 }

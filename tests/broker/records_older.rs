@@ -1,0 +1,63 @@
+//! A store that comes from a backup, or was made anew without some: of what it does not know,
+//! nothing is removed, written over or made again.
+
+use std::fs;
+
+use crate::{
+    records::{start, whole_store},
+    shared_containers::{self, Tenant},
+    support::TestBroker,
+};
+
+/// Puts an older store in the place of the present one, and starts the broker on it.
+async fn start_on(broker: &mut TestBroker, older: &[u8]) {
+    broker.terminate().await;
+    broker.lose_store();
+    fs::write(broker.data.path().join("broker.db"), older).unwrap();
+    start(broker).await;
+}
+
+/// The store as it is now; the broker runs on.
+async fn copy_of_store(broker: &mut TestBroker) -> Vec<u8> {
+    broker.terminate().await;
+    let copy = whole_store(broker);
+    start(broker).await;
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_container_stays_while_the_store_may_not_know_who_lives_in_it() {
+    let mut broker = shared_containers::broker().await;
+    broker.client.provision("one").await.expect(201);
+    let older = copy_of_store(&mut broker).await;
+    broker.client.provision("two").await.expect(201);
+    let two = Tenant::bind(&broker.client, "two").await;
+    two.set("precious").await;
+    start_on(&mut broker, &older).await;
+    let refused = broker.client.deprovision("one").await;
+    refused.expect(500);
+    assert!(refused.description().contains("another service instance"), "{refused:?}");
+    let log = broker.log_text();
+    assert!(log.contains("the record in i-two says that its instance lives there"), "{log}");
+    two.has("precious").await;
+    // A rebuild that has to do without the other one knows as little.
+    broker.terminate().await;
+    broker.lose_store();
+    let (record, nonsense) = (broker.directories().join("i-two/record"), b"nonsense");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, nonsense).unwrap();
+    assert_eq!(broker.rebuild_store().code, Some(10));
+    start(&mut broker).await;
+    broker.client.deprovision("one").await.expect(500);
+    two.has("precious").await;
+    fs::write(&record, whole).unwrap();
+    broker.terminate().await;
+    broker.lose_store();
+    assert_eq!(broker.rebuild_store().code, Some(0));
+    start(&mut broker).await;
+    broker.client.deprovision("one").await.expect(200);
+    two.has("precious").await;
+    broker.client.deprovision("two").await.expect(200);
+    assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}
