@@ -32,6 +32,7 @@ mod container;
 mod data_version;
 mod deprovision;
 mod diagnosis;
+mod doubt;
 mod error;
 mod existing;
 mod expire;

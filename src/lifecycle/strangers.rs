@@ -20,7 +20,7 @@ impl Broker {
     ) -> Result<Option<String>, InternalError> {
         // Before the rows: a directory is made after its row, so one of a new instance is known.
         let mut names = self.on_disk(Disk::list).await?;
-        let outdated: Vec<String> = self.store.left_alone().iter().cloned().collect();
+        let outdated: Vec<String> = self.store.doubts().keys().cloned().collect();
         let tenant = tenant.to_owned();
         // Records of all others follow the store.
         let known = self.store.read(move |rows| {

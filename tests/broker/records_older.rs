@@ -6,12 +6,14 @@ use std::fs;
 use crate::{
     records::{start, whole_store},
     shared_containers::{self, Tenant},
-    support::TestBroker,
+    support::{REDIS, TestBroker, docker_ok, eventually, redis_yaml},
 };
 
 /// Puts an older store in the place of the present one, and starts the broker on it.
 async fn start_on(broker: &mut TestBroker, older: &[u8]) {
-    broker.terminate().await;
+    if broker.is_running() {
+        broker.terminate().await;
+    }
     broker.lose_store();
     fs::write(broker.data.path().join("broker.db"), older).unwrap();
     start(broker).await;
@@ -59,5 +61,44 @@ async fn a_shared_container_stays_while_the_store_may_not_know_who_lives_in_it()
     two.has("precious").await;
     broker.client.deprovision("two").await.expect(200);
     assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_data_that_was_deleted_is_not_made_again() {
+    let yaml = redis_yaml("")
+        .replace("      volumes:\n      - {path: /data, owner: '999:999'}\n", "")
+        .replace("read_only: true, tmpfs: ['/tmp:size=16m']", "read_only: false");
+    let builder = TestBroker::builder().yaml(yaml, REDIS.0, REDIS.1);
+    let mut broker = builder.setting("reconcile_interval: 1s").start().await;
+    for instance in ["gone", "stays"] {
+        broker.client.provision(instance).await.expect(201);
+    }
+    let older = copy_of_store(&mut broker).await;
+    broker.client.deprovision("gone").await.expect(200);
+    start_on(&mut broker, &older).await;
+    assert_eq!(broker.containers(), [broker.container("stays")]);
+    assert_eq!(broker.instance_directories(), ["i-stays"]);
+    let log = broker.log_text();
+    assert!(log.contains("its directory is gone, as if it had been deleted"), "{log}");
+    broker.client.bind("gone", "b").await.expect(422);
+    broker.client.bind("stays", "b").await.expect(201);
+    // It was not deleted: the disk was late.
+    let (directory, aside) =
+        (broker.directories().join("i-stays"), broker.data.path().join("aside"));
+    broker.terminate().await;
+    fs::rename(&directory, &aside).unwrap();
+    docker_ok(&["rm", "-f", &broker.container("stays")]);
+    start(&mut broker).await;
+    broker.client.bind("stays", "b").await.expect(422);
+    fs::rename(&aside, &directory).unwrap();
+    eventually("the instance to come back", async || {
+        let reply = broker.client.bind("stays", "b").await;
+        (reply.status == 200).then_some(()).ok_or_else(|| reply.status.to_string())
+    })
+    .await;
+    for instance in ["gone", "stays"] {
+        broker.client.deprovision(instance).await.expect(200);
+    }
     assert_eq!(broker.instance_directories(), [""; 0]);
 }
