@@ -1,7 +1,8 @@
 //! Comparing records with the store, and writing those that are older.
 //!
 //! Invariant: a record is written over only when it was read and is not newer than the store, or
-//! when it is damaged. One that is newer, or of which that cannot be known for want of its key, is
+//! when it is damaged. Revisions begin anew with each instance, so one of another instance that had the
+//! same id counts as newer. One that is newer, or of which that cannot be known for want of its key, is
 //! left alone together with its instance. So is an instance whose whole directory is gone: nothing of
 //! it is made again.
 
@@ -169,7 +170,9 @@ impl Ledger {
                 self.doubts().remove(id);
                 return Ok(Found::Same);
             }
-            Some((_, Ok(record))) if record.frame.revision > frame.revision => {
+            Some((_, Ok(Record { frame: known, .. })))
+                if known.revision > frame.revision || known.created_at() != frame.created_at() =>
+            {
                 tracing::error!(
                     instance.id = id,
                     "the record beside the instance's data is newer than the store, which may \

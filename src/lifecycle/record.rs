@@ -81,6 +81,11 @@ impl Frame {
         self.entries.get(INSTANCE_ENTRY).filter(|rows| rows.contains_key("instances"))
     }
 
+    /// When the instance was made: another one may have had its id before.
+    pub(super) fn created_at(&self) -> Option<i64> {
+        self.of_instance()?.get("instances")?.first()?.get("created_at")?.as_i64()
+    }
+
     /// A text of the instance's row.
     pub(super) fn text(&self, column: &str) -> Option<&str> {
         self.of_instance()?.get("instances")?.first()?.get(column)?.as_str()

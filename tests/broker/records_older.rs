@@ -1,12 +1,12 @@
 //! A store that comes from a backup, or was made anew without some: of what it does not know,
 //! nothing is removed, written over or made again.
 
-use std::fs;
+use std::{fs, time::SystemTime};
 
 use crate::{
     records::{start, whole_store},
     shared_containers::{self, Tenant},
-    support::{REDIS, TestBroker, docker_ok, eventually, redis_yaml},
+    support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml},
 };
 
 /// Puts an older store in the place of the present one, and starts the broker on it.
@@ -101,4 +101,39 @@ async fn an_instance_without_data_that_was_deleted_is_not_made_again() {
         broker.client.deprovision(instance).await.expect(200);
     }
     assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+/// Of two instances with one id the store tells the times apart by seconds.
+async fn another_second() {
+    let second = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let begun = second();
+    eventually("another second", async || (second() > begun).then_some(()).ok_or_else(String::new))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_made_again_with_the_same_id_keeps_its_record_from_an_older_store() {
+    let mut broker = TestBroker::builder().start().await;
+    broker.client.provision("r1").await.expect(201);
+    for binding in ["b1", "b2", "b3"] {
+        broker.client.bind("r1", binding).await.expect(201);
+    }
+    let older = copy_of_store(&mut broker).await;
+    another_second().await;
+    broker.client.deprovision("r1").await.expect(200);
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b").await.expect(201));
+    redis.expect("SET mine precious").await;
+    broker.terminate().await;
+    let path = broker.directories().join("i-r1/record");
+    let record = fs::read(&path).unwrap();
+    start_on(&mut broker, &older).await;
+    broker.client.bind("r1", "b4").await.expect(422);
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    broker.terminate().await;
+    assert_eq!(fs::read(&path).unwrap(), record);
+    broker.lose_store();
+    assert_eq!(broker.rebuild_store().code, Some(0));
+    start(&mut broker).await;
+    broker.client.bind("r1", "b").await.expect(200);
 }
