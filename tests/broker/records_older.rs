@@ -3,10 +3,14 @@
 
 use std::{fs, time::SystemTime};
 
+use docker_broker::lifecycle::fault::{Step, VARIABLE};
+
 use crate::{
+    kill_at_every_step::send,
+    kill_support::arm,
     records::{start, whole_store},
     shared_containers::{self, Tenant},
-    support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml},
+    support::{REDIS, Redis, TestBroker, docker_ok, eventually, redis_yaml, upgrade_body},
 };
 
 /// Puts an older store in the place of the present one, and starts the broker on it.
@@ -136,4 +140,53 @@ async fn an_instance_made_again_with_the_same_id_keeps_its_record_from_an_older_
     assert_eq!(broker.rebuild_store().code, Some(0));
     start(&mut broker).await;
     broker.client.bind("r1", "b").await.expect(200);
+}
+
+/// Upgrades an instance with a broker that dies with the new container made and then goes on. The
+/// store as it was in between.
+async fn upgraded(broker: &mut TestBroker, instance: &str) -> Vec<u8> {
+    arm(broker, Step::UpdateCreated).await;
+    let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
+    let body = upgrade_body(broker).await;
+    send(broker, http::Method::PATCH, &path, &body).await;
+    assert!(!broker.ended().await, "it dies by a signal");
+    let copy = whole_store(broker);
+    broker.set_environment(VARIABLE, None);
+    start(broker).await;
+    assert_eq!(broker.client.poll(instance).await.0, "succeeded");
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_an_older_store_has_as_being_updated_can_be_deleted() {
+    let mut broker = TestBroker::builder().start().await;
+    broker.client.provision("r1").await.expect(201);
+    broker.set_yaml(redis_yaml("").replace("memory: 64m", "memory: 96m"));
+    let older = upgraded(&mut broker, "r1").await;
+    start_on(&mut broker, &older).await;
+    broker.client.bind("r1", "b").await.expect(422);
+    broker.client.deprovision("r1").await.expect(200);
+    assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_upgrade_of_a_shared_container_of_which_only_an_older_store_knows() {
+    let mut broker = shared_containers::broker().await;
+    for instance in ["one", "two"] {
+        broker.client.provision(instance).await.expect(201);
+    }
+    let newer = shared_containers::yaml(":").replace("memory: 64m", "memory: 96m");
+    broker.set_yaml(newer.replace("tenancy:", "maintenance_info: {version: 1.1.0}\n    tenancy:"));
+    let older = upgraded(&mut broker, "one").await;
+    start_on(&mut broker, &older).await;
+    let body = upgrade_body(&broker).await;
+    let refused = broker.client.patch("/v2/service_instances/two", &body).await;
+    refused.expect(500);
+    assert!(refused.description().contains("older state"), "{refused:?}");
+    for instance in ["one", "two"] {
+        broker.client.deprovision(instance).await.expect(200);
+    }
+    assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
 }

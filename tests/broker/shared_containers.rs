@@ -10,7 +10,7 @@ const SERVICE: (&str, &str) = ("shared-service", "shared-plan");
 
 /// A redis for two instances at a time. An instance is a user with a key space of its own; `extra`
 /// goes before what its provision hook does.
-fn yaml(extra: &str) -> String {
+pub(crate) fn yaml(extra: &str) -> String {
     format!(
         r#"services:
 - id: {}
