@@ -118,7 +118,8 @@ pub async fn rebuild_store(settings: &Settings) -> anyhow::Result<(String, Outco
     let owned = serve::engine(settings).list_owned().await;
     let (of_disk, of_data) = (disk.clone(), data.to_owned());
     let work = move || rebuild_from_records(&of_data, &of_disk, &keys);
-    let rebuilt = tokio::task::spawn_blocking(work).await.context("the rebuild panicked")??;
+    let rebuilt = tokio::task::spawn_blocking(work).await.context("the rebuild panicked")?;
+    let rebuilt = rebuilt.context("the store could not be made anew; nothing was changed")?;
     let (owned, engine_silent) = match owned {
         Ok(owned) => (owned, None),
         Err(error) => (Vec::new(), Some(Chain(&error).to_string())),

@@ -49,7 +49,8 @@ pub enum RebuildFailure {
 }
 
 /// Makes a store in `data` out of all records. It takes the place of what is there, unless a key
-/// is missing, a record cannot be read for now, or none can be used: then nothing is changed. Blocks.
+/// is missing, a record cannot be read for now, none can be used, or the disk does not take all that fits:
+/// then nothing is changed. Blocks.
 ///
 /// # Errors
 /// [`RebuildFailure`]; nothing was changed.
@@ -83,7 +84,7 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
             continue;
         }
         rebuild.migrate_to(frame.schema)?;
-        if let Err(error) = rebuild.add(frame.entries.values(), frame.revision) {
+        if let Err(error) = rebuild.add(frame.entries.values(), frame.revision)? {
             done.skipped.push((name, format!("its rows do not fit: {}", Chain(&error))));
             continue;
         }
