@@ -167,7 +167,7 @@ impl Ledger {
             Some((length, Ok(Record { frame: known, is_stale: false }))) if known == frame => {
                 // Its first frame alone was not looked at; it is made anew the sooner.
                 *file = File::Known { length, whole: 0 };
-                self.doubts().remove(id);
+                self.trust(id, before);
                 return Ok(Found::Same);
             }
             Some((_, Ok(Record { frame: known, .. })))
@@ -200,7 +200,7 @@ impl Ledger {
             ),
             _ => {}
         }
-        self.doubts().remove(id);
+        self.trust(id, before);
         let all = BTreeSet::from([INSTANCE_ENTRY.to_owned()]);
         self.follow(id, &all, is_bare, file).await?;
         // Without its directory nothing was written.

@@ -2,11 +2,16 @@
 //! deleted.
 
 use std::{
-    collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, MutexGuard, PoisonError},
 };
 
-use super::ledger::Ledger;
+use super::{
+    Broker,
+    ledger::Ledger,
+    retry::{LONGEST_PAUSE, pause_for},
+};
+use crate::{store::StoreError, telemetry::Chain};
 
 /// Why the store is not to be trusted with an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,5 +64,67 @@ impl Ledger {
     /// Whether the record of an instance is newer than the store, or may be, and does not follow it.
     pub(super) fn is_left_alone(&self, id: &str) -> bool {
         self.doubt(id).is_some()
+    }
+
+    /// An instance is not left alone any more; `before`: why it was.
+    pub(super) fn trust(&self, id: &str, before: Option<Doubt>) {
+        self.doubts().remove(id);
+        if before.is_some() {
+            self.0.trusted.send_modify(|ids| {
+                ids.insert(id.to_owned());
+            });
+        }
+    }
+}
+
+impl Broker {
+    /// Goes on with what was interrupted on instances that were left alone at first, until the
+    /// broker stops.
+    pub(super) async fn resume_trusted(self: &Arc<Self>) {
+        let sender = &self.store.0.trusted;
+        let mut trusted = sender.subscribe();
+        tokio::select! {
+            () = self.stopping.cancelled() => return,
+            () = self.recovered() => {}
+        }
+        loop {
+            let mut ids = BTreeSet::new();
+            sender.send_if_modified(|known| {
+                ids = std::mem::take(known);
+                false
+            });
+            if let Err(error) = self.resume_of(&ids).await {
+                tracing::error!(
+                    error = %Chain(&error),
+                    "the operations that run cannot be read; tried again"
+                );
+                if pause_for(&self.stopping, LONGEST_PAUSE).await.is_err() {
+                    return;
+                }
+                sender.send_modify(|known| known.append(&mut ids));
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                // The sender is part of this.
+                _ = trusted.changed() => {}
+            }
+        }
+    }
+
+    async fn resume_of(self: &Arc<Self>, ids: &BTreeSet<String>) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let running = self.store.read(|rows| rows.list_running_operations()).await?;
+        for operation in running.into_iter().filter(|one| ids.contains(&one.instance_id)) {
+            tracing::info!(
+                operation.id,
+                instance.id = operation.instance_id,
+                operation.kind,
+                "an operation goes on, as the record of its instance could be read"
+            );
+            self.resume(operation);
+        }
+        Ok(())
     }
 }

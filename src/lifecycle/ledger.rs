@@ -123,6 +123,8 @@ pub(super) struct Inner {
     next: AtomicU64,
     /// Instances that are left alone, and why (`doubt.rs`).
     pub(super) doubts: Mutex<BTreeMap<String, Doubt>>,
+    /// Instances that were left alone and are not any more, until somebody goes on with them.
+    pub(super) trusted: watch::Sender<BTreeSet<String>>,
     /// A record could not be written.
     pub(super) failed: Notify,
     /// Counts rounds of trying again.
@@ -138,7 +140,19 @@ impl Ledger {
         let (pages, failed, compared) =
             (Mutex::default(), Notify::new(), watch::Sender::new(false));
         let (next, doubts) = (AtomicU64::default(), Mutex::default());
-        Self(Arc::new(Inner { store, disk, keys, pages, next, doubts, failed, rounds, compared }))
+        let trusted = watch::Sender::default();
+        Self(Arc::new(Inner {
+            store,
+            disk,
+            keys,
+            pages,
+            next,
+            doubts,
+            trusted,
+            failed,
+            rounds,
+            compared,
+        }))
     }
 
     fn pages(&self) -> MutexGuard<'_, HashMap<String, Arc<Page>>> {

@@ -142,16 +142,21 @@ async fn an_instance_made_again_with_the_same_id_keeps_its_record_from_an_older_
     broker.client.bind("r1", "b").await.expect(200);
 }
 
-/// Upgrades an instance with a broker that dies with the new container made and then goes on. The
-/// store as it was in between.
-async fn upgraded(broker: &mut TestBroker, instance: &str) -> Vec<u8> {
-    arm(broker, Step::UpdateCreated).await;
+/// Upgrades an instance with a broker that dies at `step`.
+async fn dies_upgrading(broker: &mut TestBroker, step: Step, instance: &str) {
+    arm(broker, step).await;
     let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
     let body = upgrade_body(broker).await;
     send(broker, http::Method::PATCH, &path, &body).await;
     assert!(!broker.ended().await, "it dies by a signal");
-    let copy = whole_store(broker);
     broker.set_environment(VARIABLE, None);
+}
+
+/// Upgrades an instance with a broker that dies with the new container made and then goes on. The
+/// store as it was in between.
+async fn upgraded(broker: &mut TestBroker, instance: &str) -> Vec<u8> {
+    dies_upgrading(broker, Step::UpdateCreated, instance).await;
+    let copy = whole_store(broker);
     start(broker).await;
     assert_eq!(broker.client.poll(instance).await.0, "succeeded");
     copy
@@ -168,6 +173,27 @@ async fn an_instance_that_an_older_store_has_as_being_updated_can_be_deleted() {
     broker.client.deprovision("r1").await.expect(200);
     assert_eq!(broker.containers(), [""; 0]);
     assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_goes_on_as_soon_as_the_record_of_its_instance_can_be_read() {
+    let mut broker = TestBroker::builder().start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b").await.expect(201));
+    redis.expect("SET mine precious").await;
+    broker.set_yaml(redis_yaml("").replace("memory: 64m", "memory: 96m"));
+    dies_upgrading(&mut broker, Step::UpdateStopped, "r1").await;
+    let (record, aside) =
+        (broker.directories().join("i-r1/record"), broker.data.path().join("aside"));
+    fs::rename(&record, &aside).unwrap();
+    fs::create_dir(&record).unwrap();
+    start(&mut broker).await;
+    broker.client.bind("r1", "b2").await.expect(422);
+    fs::remove_dir(&record).unwrap();
+    fs::rename(&aside, &record).unwrap();
+    assert_eq!(broker.client.poll("r1").await.0, "succeeded");
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    broker.client.bind("r1", "b2").await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
