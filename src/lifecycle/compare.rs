@@ -164,7 +164,7 @@ impl Ledger {
         }
         *file = File::Unknown;
         match found {
-            Some((length, Ok(Record { frame: known, is_stale: false }))) if known == frame => {
+            Some((length, Ok(Record { frame: known, is_stale: false, .. }))) if known == frame => {
                 // Its first frame alone was not looked at; it is made anew the sooner.
                 *file = File::Known { length, whole: 0 };
                 self.trust(id, before);

@@ -38,7 +38,7 @@ impl Broker {
         let look = move |disk: &Disk| {
             Ok(names.into_iter().find_map(|name| match read(disk, &keys, &name) {
                 Ok(None) => None,
-                Ok(Some(frame)) => (host_of(&frame) == Some(host.as_str()))
+                Ok(Some(record)) => (host_of(&record.frame) == Some(host.as_str()))
                     .then(|| format!("the record in {name} says that its instance lives there")),
                 Err(Unusable::Key) => Some(format!("no key opens the record in {name}")),
                 Err(Unusable::ForNow(why) | Unusable::Damaged(why)) => {
