@@ -118,7 +118,8 @@ pub async fn rebuild_store(settings: &Settings) -> anyhow::Result<(String, Outco
     let owned = serve::engine(settings).list_owned().await;
     let (of_disk, of_data) = (disk.clone(), data.to_owned());
     let work = move || rebuild_from_records(&of_data, &of_disk, &keys);
-    let rebuilt = tokio::task::spawn_blocking(work).await.context("the rebuild panicked")??;
+    let rebuilt = tokio::task::spawn_blocking(work).await.context("the rebuild panicked")?;
+    let rebuilt = rebuilt.context("the store could not be made anew; nothing was changed")?;
     let (owned, engine_silent) = match owned {
         Ok(owned) => (owned, None),
         Err(error) => (Vec::new(), Some(Chain(&error).to_string())),
@@ -166,6 +167,14 @@ fn report(
             "restored    {}: {}, {} bindings ({})",
             one.id, one.state, one.bindings, one.name
         ));
+        if one.is_partial {
+            say(format!(
+                "damaged     {}: its record ({}) is damaged behind that, so later changes are lost: \
+                 bindings that were removed since may be back, and later ones missing; compare \
+                 them with the platform's",
+                one.id, one.name
+            ));
+        }
     }
     for (name, why) in &rebuilt.skipped {
         say(format!(
@@ -173,7 +182,9 @@ fn report(
              wanted"
         ));
     }
-    let known: BTreeSet<&str> = rebuilt.restored.iter().map(|one| one.id.as_str()).collect();
+    // What was skipped although its record could be read is not lost.
+    let restored = rebuilt.restored.iter().map(|one| &one.id);
+    let known: BTreeSet<&str> = restored.chain(&rebuilt.unfit).map(String::as_str).collect();
     let strangers = owned.iter().filter(|one| !known.contains(one.labels.instance_id.as_str()));
     let mut unknown = 0;
     for container in strangers {
@@ -205,6 +216,8 @@ fn report(
         rebuilt.restored.len(),
         rebuilt.skipped.len()
     ));
-    let whole = rebuilt.skipped.is_empty() && unknown == 0;
+    let is_partial = rebuilt.restored.iter().any(|one| one.is_partial);
+    let whole =
+        rebuilt.skipped.is_empty() && !is_partial && unknown == 0 && engine_silent.is_none();
     (text, if whole { Outcome::Whole } else { Outcome::Partly })
 }

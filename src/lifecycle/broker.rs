@@ -196,9 +196,9 @@ impl Broker {
         Ok(())
     }
 
-    /// Writes records that could not be written at once, until the broker stops.
-    pub async fn keep_recording(&self) {
-        self.store.keep_recording(&self.stopping).await;
+    /// Reads and writes records again that could not be at once, until the broker stops.
+    pub async fn keep_recording(self: &Arc<Self>) {
+        tokio::join!(self.store.keep_recording(&self.stopping), self.resume_trusted());
     }
 
     /// How the broker is.

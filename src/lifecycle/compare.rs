@@ -1,8 +1,10 @@
 //! Comparing records with the store, and writing those that are older.
 //!
 //! Invariant: a record is written over only when it was read and is not newer than the store, or
-//! when it is damaged. One that is newer, or of which that cannot be known for want of its key, is
-//! left alone together with its instance.
+//! when it is damaged. Revisions begin anew with each instance, so one of another instance that had the
+//! same id counts as newer. One that is newer, or of which that cannot be known for want of its key, is
+//! left alone together with its instance. So is an instance whose whole directory is gone: nothing of
+//! it is made again.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,6 +12,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     InstanceState,
+    doubt::Doubt,
     error::InternalError,
     ledger::{File, Ledger, LedgerError, blocking, report},
     record::{Record, RecordError, decode},
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     credentials::Keyring,
     disk::{Disk, DiskError},
-    store::{INSTANCE_ENTRY, Rows, Store, StoreError},
+    store::{INSTANCE_ENTRY, RecordHead, Rows, Store, StoreError},
     telemetry::Chain,
 };
 
@@ -54,6 +57,8 @@ pub(super) enum Found {
     Written,
     Newer,
     WithoutKey,
+    /// Its directory is gone.
+    NoDirectory,
     /// There is no such instance any more.
     Gone,
 }
@@ -82,14 +87,12 @@ impl Ledger {
         let mut compared = Compared::default();
         for (id, outcome) in outcomes {
             match outcome {
-                Ok(Found::Same | Found::Gone) => {}
+                Ok(Found::Same | Found::NoDirectory | Found::Gone) => {}
                 Ok(Found::Written) => compared.written += 1,
                 Ok(Found::Newer) => compared.newer.push(id),
                 Ok(Found::WithoutKey) => compared.without_key.push(id),
                 Err(error) => {
-                    report(&id, &error);
-                    self.page(&id).due().entries.insert(INSTANCE_ENTRY.to_owned());
-                    self.0.failed.notify_one();
+                    self.try_later(&id, &error);
                     compared.failed.push(id);
                 }
             }
@@ -124,10 +127,27 @@ impl Ledger {
         self.lacks_disk().await.unwrap_or(true)
     }
 
+    fn try_later(&self, id: &str, error: &LedgerError) {
+        report(id, error);
+        self.page(id).due().entries.insert(INSTANCE_ENTRY.to_owned());
+        self.0.failed.notify_one();
+    }
+
     async fn compare_one(&self, id: &str, is_bare: bool) -> Result<Found, LedgerError> {
         let page = self.page(id);
         let mut file = page.file.lock().await;
         self.compare_file(id, is_bare, &mut file).await
+    }
+
+    /// Why an instance is left alone, still: a directory that was missing may have come back.
+    pub(super) async fn look_again(&self, id: &str) -> Option<Doubt> {
+        let doubt = self.doubt(id)?;
+        if doubt == Doubt::NoDirectory
+            && let Err(error) = self.compare_one(id, false).await
+        {
+            self.try_later(id, &error);
+        }
+        self.doubt(id)
     }
 
     /// Compares the record of an instance, which stays to be compared if it cannot be read.
@@ -139,33 +159,47 @@ impl Ledger {
     ) -> Result<Found, LedgerError> {
         // Until it is known that its record is not newer: whatever changes it gets no revision.
         *file = File::Uncompared { is_bare };
-        self.left_alone().insert(id.to_owned());
+        let before = self.doubts().insert(id.to_owned(), Doubt::Unread);
         let Some((head, frame)) = self.frame(id, None).await? else {
-            self.left_alone().remove(id);
+            self.doubts().remove(id);
             return Ok(Found::Gone);
         };
         let (disk, keys) = (self.0.disk.clone(), Arc::clone(&self.0.keys));
         let read = move || {
-            let Some(bytes) = disk.read_record(&head.name)? else { return Ok(None) };
+            let Some(bytes) = disk.read_record(&head.name)? else {
+                return Ok((!had_directory(&head) || disk.exists(&head.name)?, None));
+            };
             let record = decode(&keys, &head.name, &bytes);
-            Ok::<_, DiskError>(Some((bytes.len() as u64, record)))
+            Ok::<_, DiskError>((true, Some((bytes.len() as u64, record))))
         };
-        let found = blocking(read).await??;
+        let (is_whole, found) = blocking(read).await??;
+        if !is_whole {
+            // It stays to be compared: the disk may come yet.
+            self.doubts().insert(id.to_owned(), Doubt::NoDirectory);
+            if before != Some(Doubt::NoDirectory) {
+                let reason = Doubt::NoDirectory.sentence();
+                tracing::error!(instance.id = id, reason, "an instance is left alone");
+            }
+            return Ok(Found::NoDirectory);
+        }
         *file = File::Unknown;
         match found {
-            Some((length, Ok(Record { frame: known, is_stale: false }))) if known == frame => {
+            Some((length, Ok(Record { frame: known, is_stale: false, .. }))) if known == frame => {
                 // Its first frame alone was not looked at; it is made anew the sooner.
                 *file = File::Known { length, whole: 0 };
-                self.left_alone().remove(id);
+                self.trust(id, before);
                 return Ok(Found::Same);
             }
-            Some((_, Ok(record))) if record.frame.revision > frame.revision => {
+            Some((_, Ok(Record { frame: known, .. })))
+                if known.revision > frame.revision || known.created_at() != frame.created_at() =>
+            {
                 tracing::error!(
                     instance.id = id,
                     "the record beside the instance's data is newer than the store, which may \
                      come from an older backup; the instance is left alone: stop the broker, move \
                      the store away and run docker-broker rebuild-store"
                 );
+                self.doubts().insert(id.to_owned(), Doubt::Newer);
                 return Ok(Found::Newer);
             }
             Some((_, Err(RecordError::Key(error)))) => {
@@ -176,6 +210,7 @@ impl Ledger {
                      which may be newer than the store; the instance is left alone: put the key \
                      behind the first one and start the broker again"
                 );
+                self.doubts().insert(id.to_owned(), Doubt::WithoutKey);
                 return Ok(Found::WithoutKey);
             }
             Some((_, Err(error))) => tracing::warn!(
@@ -185,7 +220,7 @@ impl Ledger {
             ),
             _ => {}
         }
-        self.left_alone().remove(id);
+        self.trust(id, before);
         let all = BTreeSet::from([INSTANCE_ENTRY.to_owned()]);
         self.follow(id, &all, is_bare, file).await?;
         if is_bare && !matches!(*file, File::Known { .. }) {
@@ -195,6 +230,15 @@ impl Ledger {
         // Without its directory nothing was written.
         Ok(if matches!(*file, File::Known { .. }) { Found::Written } else { Found::Same })
     }
+}
+
+/// Whether an instance without a directory is one that was deleted after the store was copied. One
+/// that had data says itself that this is missing (`guard.rs`); of one without a revision (adopted
+/// just now) no record was written yet.
+fn had_directory(head: &RecordHead) -> bool {
+    let is_kept = InstanceState::parse(&head.state)
+        .is_some_and(|state| state.is_usable() || state == InstanceState::Updating);
+    is_kept && !head.has_data && head.revision > 0
 }
 
 /// Brings the records beside the data up to date with a store that no broker uses. With

@@ -55,11 +55,17 @@ impl Broker {
             {
                 return Ok(Ok(Decision::Join(operation.id)));
             }
-            let Transition::To(next) = state.on(Event::Deprovision) else {
-                return Ok(Err(Refusal::Concurrency(
-                    "another operation runs on this service instance; try again when it has ended"
-                        .to_owned(),
-                )));
+            let next = match state.on(Event::Deprovision) {
+                Transition::To(next) => next,
+                // Only an older store believes that it runs: nothing would ever end it.
+                Transition::Busy if broker.is_outdated(id) => InstanceState::Deprovisioning,
+                _ => {
+                    return Ok(Err(Refusal::Concurrency(
+                        "another operation runs on this service instance; try again when it has \
+                         ended"
+                            .to_owned(),
+                    )));
+                }
             };
             if let Some(operation) = &running {
                 rows.finish_operation(

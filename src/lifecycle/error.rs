@@ -79,6 +79,19 @@ pub enum InternalError {
          succeeded"
     )]
     Unrecorded(String),
+    /// A shared container that is not removed for its last instance, as that may not be the last.
+    #[error(
+        "the shared container {host} may hold data of an instance that the store does not know \
+         there: {why}; the store is older than the records, or was made without some: stop the \
+         broker, move the store away and run docker-broker rebuild-store, or move that directory \
+         away if it is not wanted; then delete the instance again"
+    )]
+    Stranger {
+        /// Its id.
+        host: String,
+        /// What speaks for it.
+        why: String,
+    },
     /// A hook refused what was asked for.
     #[error("a hook refused the parameters (exit code 20)")]
     HookRefused,
@@ -160,6 +173,10 @@ impl From<InternalError> for Failure {
             }
             InternalError::Disk(_) => {
                 "the instance's directory could not be used; ask the operator"
+            }
+            InternalError::Stranger { .. } => {
+                "there may be another service instance in the shared container, of which the \
+                 broker knows too little; ask the operator, then delete it again"
             }
             _ => "the broker could not do this because of an internal error; ask the operator",
         };

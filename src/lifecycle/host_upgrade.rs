@@ -86,6 +86,9 @@ impl Broker {
     ) -> Result<Result<Step, Failure>, RowError> {
         let Some(id) = rows.find_host_of(tenant)? else { return Ok(Ok(Step::Done)) };
         let Some(host) = rows.find_instance(&id)? else { return Ok(Ok(Step::Done)) };
+        if let Err(failure) = self.require_current_host(&id) {
+            return Ok(Err(failure));
+        }
         if let Some(running) = rows.find_running_operation(&id)? {
             return Ok(Ok(Step::Wait(running.id)));
         }

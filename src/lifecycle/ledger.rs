@@ -11,7 +11,7 @@
 //!   data in it is not made again for its record.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     InstanceState,
     compare::Found,
+    doubt::Doubt,
     error::InternalError,
     fault::{Step, reach},
     record::{Frame, RecordError},
@@ -120,8 +121,10 @@ pub(super) struct Inner {
     pages: Mutex<HashMap<String, Arc<Page>>>,
     /// Number of the next transaction.
     next: AtomicU64,
-    /// Instances whose records are newer than the store, or may be.
-    left_alone: Mutex<BTreeSet<String>>,
+    /// Instances that are left alone, and why (`doubt.rs`).
+    pub(super) doubts: Mutex<BTreeMap<String, Doubt>>,
+    /// Instances that were left alone and are not any more, until somebody goes on with them.
+    pub(super) trusted: watch::Sender<BTreeSet<String>>,
     /// A record could not be written.
     pub(super) failed: Notify,
     /// Counts rounds of trying again.
@@ -136,14 +139,16 @@ impl Ledger {
         let rounds = watch::Sender::new(0);
         let (pages, failed, compared) =
             (Mutex::default(), Notify::new(), watch::Sender::new(false));
-        let (next, left_alone) = (AtomicU64::default(), Mutex::default());
+        let (next, doubts) = (AtomicU64::default(), Mutex::default());
+        let trusted = watch::Sender::default();
         Self(Arc::new(Inner {
             store,
             disk,
             keys,
             pages,
             next,
-            left_alone,
+            doubts,
+            trusted,
             failed,
             rounds,
             compared,
@@ -152,15 +157,6 @@ impl Ledger {
 
     fn pages(&self) -> MutexGuard<'_, HashMap<String, Arc<Page>>> {
         self.0.pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn left_alone(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.left_alone.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the record of an instance is newer than the store, or may be, and does not follow it.
-    pub(super) fn is_left_alone(&self, id: &str) -> bool {
-        self.left_alone().contains(id)
     }
 
     /// A transaction is about to be committed.
@@ -363,7 +359,7 @@ impl Ledger {
             Ok(false) => {
                 // The instance is gone. One of the same id begins anew.
                 *file = File::Unknown;
-                self.left_alone().remove(id);
+                self.doubts().remove(id);
                 if due.entries.is_empty() && due.coming.is_empty() {
                     pages.remove(id);
                 }
@@ -441,7 +437,7 @@ impl Ledger {
                 Some(wanted) => wanted.into_iter().collect(),
                 None => rows.list_record_entries(&id)?,
             };
-            let mut entries = std::collections::BTreeMap::new();
+            let mut entries = BTreeMap::new();
             for key in keys {
                 let of_key = rows.read_record_entry(&id, &key)?;
                 if whole && of_key.is_empty() {

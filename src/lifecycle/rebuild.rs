@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::record::{Frame, RecordError, decode};
+use super::record::{Frame, Record, RecordError, decode};
 use crate::{
     credentials::Keyring,
     disk::{Disk, DiskError},
@@ -21,6 +21,8 @@ pub struct Restored {
     pub state: String,
     /// How many bindings came with it.
     pub bindings: usize,
+    /// Its record is damaged behind what came back: later changes are lost.
+    pub is_partial: bool,
 }
 
 /// What came of the records.
@@ -30,6 +32,8 @@ pub struct Rebuilt {
     pub restored: Vec<Restored>,
     /// Directories without an instance in the new store, and why.
     pub skipped: Vec<(String, String)>,
+    /// Ids of those among them whose records could be read.
+    pub unfit: BTreeSet<String>,
     /// Directories with a record for which the key is missing. With any, nothing was changed.
     pub without_key: Vec<String>,
     /// Directories with a record that another attempt may read, and why. With any, nothing was
@@ -49,42 +53,47 @@ pub enum RebuildFailure {
 }
 
 /// Makes a store in `data` out of all records. It takes the place of what is there, unless a key
-/// is missing, a record cannot be read for now, or none can be used: then nothing is changed. Blocks.
+/// is missing, a record cannot be read for now, none can be used, or the disk does not take all that fits:
+/// then nothing is changed. Blocks.
 ///
 /// # Errors
 /// [`RebuildFailure`]; nothing was changed.
 pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt, RebuildFailure> {
     let mut done = Rebuilt::default();
-    let mut frames = Vec::new();
+    let mut records = Vec::new();
     for name in disk.list()? {
         match read(disk, keys, &name) {
-            Ok(Some(frame)) => frames.push((name, frame)),
+            Ok(Some(record)) => records.push((name, record)),
             Ok(None) => done.skipped.push((name, "it has no record".to_owned())),
             Err(Unusable::ForNow(why)) => done.unread.push((name, why)),
             Err(Unusable::Key) => done.without_key.push(name),
             Err(Unusable::Damaged(why)) => done.skipped.push((name, why)),
         }
     }
-    if frames.is_empty() || !done.without_key.is_empty() || !done.unread.is_empty() {
+    if records.is_empty() || !done.without_key.is_empty() || !done.unread.is_empty() {
         return Ok(done);
     }
     // Oldest schema first, as the store moves on from one to the next; containers before those
     // who live in them.
-    frames.sort_by_key(|(name, frame)| (frame.schema, host_of(frame).is_some(), name.clone()));
-    let oldest = frames.first().map_or(Rows::schema(), |(_, frame)| frame.schema);
+    records.sort_by_key(|(name, Record { frame, .. })| {
+        (frame.schema, host_of(frame).is_some(), name.clone())
+    });
+    let oldest = records.first().map_or(Rows::schema(), |(_, record)| record.frame.schema);
     let mut rebuild = Rebuild::begin(data, oldest.min(Rows::schema()))?;
     let mut ids: BTreeSet<String> = BTreeSet::new();
-    for (name, frame) in frames {
+    for (name, Record { frame, is_damaged, .. }) in records {
         if let Some(host) = host_of(&frame)
             && !ids.contains(host)
         {
             let why = "the shared container that it lives in could not be restored".to_owned();
             done.skipped.push((name, why));
+            done.unfit.insert(frame.id);
             continue;
         }
         rebuild.migrate_to(frame.schema)?;
-        if let Err(error) = rebuild.add(frame.entries.values(), frame.revision) {
+        if let Err(error) = rebuild.add(frame.entries.values(), frame.revision)? {
             done.skipped.push((name, format!("its rows do not fit: {}", Chain(&error))));
+            done.unfit.insert(frame.id);
             continue;
         }
         ids.insert(frame.id.clone());
@@ -93,6 +102,7 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
             bindings: frame.entries.keys().filter(|key| *key != INSTANCE_ENTRY).count(),
             id: frame.id,
             name,
+            is_partial: is_damaged,
         });
     }
     if !done.restored.is_empty() {
@@ -101,7 +111,8 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
     Ok(done)
 }
 
-enum Unusable {
+/// Why a record gives no instance.
+pub(super) enum Unusable {
     Key,
     /// The disk, or another version of the broker, may give it yet.
     ForNow(String),
@@ -109,11 +120,12 @@ enum Unusable {
 }
 
 /// The host of a tenant.
-fn host_of(frame: &Frame) -> Option<&str> {
+pub(super) fn host_of(frame: &Frame) -> Option<&str> {
     frame.of_instance()?.get("tenants")?.first()?.get("host_id")?.as_str()
 }
 
-fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Frame>, Unusable> {
+/// What the record in a directory says; `None`: it has none.
+pub(super) fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Record>, Unusable> {
     let bytes =
         disk.read_record(name).map_err(|error| Unusable::ForNow(Chain(&error).to_string()))?;
     let Some(bytes) = bytes else { return Ok(None) };
@@ -121,7 +133,7 @@ fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Frame>, Unusab
         RecordError::Key(_) => Unusable::Key,
         error => Unusable::Damaged(format!("its record cannot be used: {}", Chain(&error))),
     })?;
-    let frame = record.frame;
+    let frame = &record.frame;
     if frame.schema > Rows::schema() {
         return Err(Unusable::ForNow(
             "its record was written by a newer version of the broker; use that".to_owned(),
@@ -130,5 +142,5 @@ fn read(disk: &Disk, keys: &Keyring, name: &str) -> Result<Option<Frame>, Unusab
     if frame.text("name") != Some(name) || frame.text("id") != Some(&frame.id) {
         return Err(Unusable::Damaged("its record is that of another directory".to_owned()));
     }
-    Ok(Some(frame))
+    Ok(Some(record))
 }

@@ -3,7 +3,8 @@
 //! A record is a line of text and *frames*, each sealed for the instance's directory. The first
 //! frame holds everything; each one behind it what a change has made of some entries. So a change
 //! costs one append, however many bindings there are. A frame that was cut off by a crash is as if
-//! it had not been written: the store, which is written before, has it at the next start.
+//! it had not been written: the store, which is written before, has it at the next start. One that is all
+//! there and does not open was damaged, which a rebuild has to tell: what is in it and behind it is lost.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +56,8 @@ pub(super) struct Record {
     pub(super) frame: Frame,
     /// The file ends with something that is no frame, or is not all sealed with the first key.
     pub(super) is_stale: bool,
+    /// That is no frame that a crash has cut off: changes may have been lost.
+    pub(super) is_damaged: bool,
 }
 
 fn place(name: &str) -> String {
@@ -81,6 +84,11 @@ impl Frame {
         self.entries.get(INSTANCE_ENTRY).filter(|rows| rows.contains_key("instances"))
     }
 
+    /// When the instance was made: another one may have had its id before.
+    pub(super) fn created_at(&self) -> Option<i64> {
+        self.of_instance()?.get("instances")?.first()?.get("created_at")?.as_i64()
+    }
+
     /// A text of the instance's row.
     pub(super) fn text(&self, column: &str) -> Option<&str> {
         self.of_instance()?.get("instances")?.first()?.get(column)?.as_str()
@@ -96,18 +104,21 @@ pub(super) fn decode(keys: &Keyring, name: &str, bytes: &[u8]) -> Result<Record,
     while !rest.is_empty() {
         let outcome = next_frame(keys, name, &mut rest);
         match (outcome, &mut record) {
-            (Ok((frame, fingerprint)), None) if frame.whole => {
-                record = Some(Record { frame, is_stale: fingerprint != first });
+            (Ok(Some((frame, fingerprint))), None) if frame.whole => {
+                let is_stale = fingerprint != first;
+                record = Some(Record { frame, is_stale, is_damaged: false });
             }
-            (Ok(_), None) => return Err(damaged("it does not begin with everything")),
-            (Ok((frame, fingerprint)), Some(record)) => {
+            (Ok(Some(_)), None) => return Err(damaged("it does not begin with everything")),
+            (Ok(None), None) => return Err(damaged("it is cut off")),
+            (Ok(Some((frame, fingerprint))), Some(record)) => {
                 record.is_stale |= fingerprint != first;
                 merge(&mut record.frame, frame);
             }
             (Err(error), None) => return Err(error),
-            // Cut off by a crash; what comes behind it cannot be told from garbage.
-            (Err(_), Some(record)) => {
+            // What comes behind it cannot be told from garbage.
+            (cut_off_or_damaged, Some(record)) => {
                 record.is_stale = true;
+                record.is_damaged = cut_off_or_damaged.is_err();
                 break;
             }
         }
@@ -115,15 +126,16 @@ pub(super) fn decode(keys: &Keyring, name: &str, bytes: &[u8]) -> Result<Record,
     record.ok_or_else(|| damaged("it is empty"))
 }
 
+/// `None`: it is cut off.
 fn next_frame(
     keys: &Keyring,
     name: &str,
     rest: &mut &[u8],
-) -> Result<(Frame, [u8; FINGERPRINT_BYTES]), RecordError> {
-    let short = || RecordError::Damaged("it is cut off".to_owned());
-    let (length, behind) = rest.split_first_chunk::<LENGTH>().ok_or_else(short)?;
+) -> Result<Option<(Frame, [u8; FINGERPRINT_BYTES])>, RecordError> {
+    let short = || RecordError::Damaged("a part of it has an odd length".to_owned());
+    let Some((length, behind)) = rest.split_first_chunk::<LENGTH>() else { return Ok(None) };
     let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| short())?;
-    let (sealed, behind) = behind.split_at_checked(length).ok_or_else(short)?;
+    let Some((sealed, behind)) = behind.split_at_checked(length) else { return Ok(None) };
     let fingerprint = *sealed.first_chunk::<FINGERPRINT_BYTES>().ok_or_else(short)?;
     let text = keys.open(&place(name), sealed).map_err(|error| match error {
         KeyError::Damaged(why) => RecordError::Damaged(why),
@@ -131,7 +143,7 @@ fn next_frame(
     })?;
     let frame = serde_json::from_slice(&text).map_err(|e| RecordError::Damaged(e.to_string()))?;
     *rest = behind;
-    Ok((frame, fingerprint))
+    Ok(Some((frame, fingerprint)))
 }
 
 fn merge(all: &mut Frame, later: Frame) {
@@ -170,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_cut_off_anywhere_gives_an_earlier_whole_state_or_says_that_it_is_damaged() {
+    fn a_record_cut_off_or_damaged_gives_an_earlier_whole_state_or_says_that_it_is_damaged() {
         let keys = keys(&["a key of this test"]);
         let frames = [
             frame(1, true, &[("", rows("one"))]),
@@ -190,6 +202,7 @@ mod tests {
                 (Ok(record), whole) if whole > 0 => {
                     assert_eq!(record.frame.revision, frames[whole - 1].revision);
                     assert_eq!(record.is_stale, !ends.contains(&length));
+                    assert!(!record.is_damaged, "{length} bytes");
                     assert_eq!(record.frame.entries.len(), [1, 2, 1][whole - 1]);
                     let state = ["one", "one", "two"][whole - 1];
                     assert_eq!(record.frame.text("state"), Some(state));
@@ -197,6 +210,11 @@ mod tests {
                 (other, _) => panic!("{length} bytes: {other:?}"),
             }
         }
+        // One that does not open is no work of a crash: it was all there.
+        bytes[ends[1] - 1] ^= 1;
+        let record = decode(&keys, "i-1", &bytes).unwrap();
+        assert!(record.is_stale && record.is_damaged);
+        assert_eq!(record.frame.revision, 1);
     }
 
     #[test]

@@ -230,10 +230,24 @@ impl Broker {
                 rows.find_running_operation(&host)
             });
             let Some(upgrade) = upgrade.await? else { break };
+            // One of which only an older store knows does not go on.
+            if self.is_outdated(&upgrade.instance_id) {
+                break;
+            }
             context.step("waiting for the upgrade of the shared container");
             self.wait_for_host(&upgrade.id, context).await?;
         }
         Ok(self.get(&tenant.row.id).await?)
+    }
+
+    /// What only an older store believes to run on a host does not go on, and nothing may begin.
+    pub(super) fn require_current_host(&self, host: &str) -> Result<(), Failure> {
+        if !self.is_outdated(host) {
+            return Ok(());
+        }
+        Err(Failure::because(
+            "the broker knows an older state of the shared container than there was; ask the operator",
+        ))
     }
 
     /// Waits for the end of an operation on a host, whatever it is.
@@ -242,6 +256,11 @@ impl Broker {
         operation: &str,
         context: &Context,
     ) -> Result<(), Failure> {
+        let id = operation.to_owned();
+        let waited = self.store.read(move |rows| rows.find_operation(&id)).await?;
+        if let Some(waited) = waited.filter(|waited| waited.kind != "deprovision") {
+            self.require_current_host(&waited.instance_id)?;
+        }
         let ended = tokio::select! {
             () = context.cancel.cancelled() => return Err(Failure::Interrupted),
             late = context.ended() => return Err(late),
@@ -264,8 +283,10 @@ impl Broker {
     ) -> Result<(), Failure> {
         let mut instance = instance.clone();
         loop {
-            let id = instance.row.id.clone();
-            let (exit, launch) = self.store.write(move |rows| Self::exit(rows, &id)).await??;
+            let (id, stranger) = (instance.row.id.clone(), self.stranger_of(&instance).await?);
+            let broker = Arc::clone(self);
+            let exit = move |rows: &Rows<'_>| broker.exit(rows, &id, stranger);
+            let (exit, launch) = self.store.write(exit).await??;
             if let Some((operation, halted)) = launch {
                 if let Some(halted) = halted {
                     self.works.halt(&operation, &halted);
@@ -315,11 +336,21 @@ impl Broker {
         }
     }
 
+    /// Why a tenant may not be the only one in its host, whatever the rows say.
+    async fn stranger_of(&self, tenant: &Instance) -> Result<Option<String>, Failure> {
+        let id = tenant.row.id.clone();
+        let host = self.store.read(move |rows| rows.find_host_of(&id)).await?;
+        let Some(host) = host else { return Ok(None) };
+        Ok(self.find_stranger(&host, &tenant.row.id).await?)
+    }
+
     /// Decides how a tenant gets out; the operation that removes its host, and what that halts.
     #[expect(clippy::type_complexity, reason = "the outcome of one transaction, used once")]
     fn exit(
+        &self,
         rows: &Rows<'_>,
         tenant: &str,
+        stranger: Option<String>,
     ) -> Result<Result<(Exit, Option<(OperationRow, Option<String>)>), Failure>, RowError> {
         let Some(id) = rows.find_host_of(tenant)? else { return Ok(Ok((Exit::Open, None))) };
         let Some(host) = rows.find_instance(&id)? else { return Ok(Ok((Exit::Open, None))) };
@@ -336,8 +367,13 @@ impl Broker {
         {
             return Ok(Ok((Exit::Last(running.id), None)));
         }
+        if let Some(why) = stranger {
+            return Ok(Err(InternalError::Stranger { host: id, why }.into()));
+        }
         let next = match (state.on(Event::Deprovision), &running) {
             (Transition::To(next), _) => next,
+            // Only an older store believes that it runs: nothing would ever end it.
+            (Transition::Busy, Some(_)) if self.is_outdated(&id) => InstanceState::Deprovisioning,
             (Transition::Busy, Some(running)) => {
                 return Ok(Ok((Exit::Later(running.id.clone()), None)));
             }

@@ -135,11 +135,8 @@ impl Broker {
         if !instance.state.is_usable() {
             return Ok(Outcome::Released);
         }
-        if self.is_outdated(id) {
-            return Err(Failure::because(
-                "the store knows an older state of it than its record, and comes from a backup; \
-                 stop the broker, move the store away and run docker-broker rebuild-store",
-            ));
+        if let Some(doubt) = self.store.look_again(id).await {
+            return Err(Failure::because(doubt.sentence()));
         }
         if instance.definition.plan.container.existing.is_some() {
             return self.examine_existing(&instance).await;

@@ -58,6 +58,7 @@ mod reconcile_daemon;
 mod reconcile_more;
 mod records;
 mod records_more;
+mod records_older;
 mod recovery;
 mod recreate;
 mod registrar;

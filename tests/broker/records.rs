@@ -22,7 +22,7 @@ async fn stopped_broker() -> (TestBroker, Redis) {
 }
 
 /// The store of a stopped broker, all in its one file.
-fn whole_store(broker: &TestBroker) -> Vec<u8> {
+pub(crate) fn whole_store(broker: &TestBroker) -> Vec<u8> {
     let path = broker.data.path().join("broker.db");
     let store = rusqlite::Connection::open(&path).unwrap();
     store.pragma_update(None, "journal_mode", "DELETE").unwrap();
@@ -30,7 +30,7 @@ fn whole_store(broker: &TestBroker) -> Vec<u8> {
     fs::read(&path).unwrap()
 }
 
-async fn start(broker: &mut TestBroker) {
+pub(crate) async fn start(broker: &mut TestBroker) {
     broker.launch().await;
     broker.ready().await;
 }
@@ -94,6 +94,12 @@ async fn with_the_containers_gone_as_well_the_directories_are_enough() {
     let (mut broker, redis) = stopped_broker().await;
     broker.lose_store();
     docker_ok(&["rm", "-f", &broker.container("r1")]);
+    let right = broker.builder.clone();
+    broker.builder = right.clone().setting("docker_url: unix:///no/such/docker.sock");
+    let rebuilt = broker.rebuild_store();
+    assert_eq!(rebuilt.code, Some(10), "nobody has looked at containers: {rebuilt:?}");
+    broker.builder = right;
+    broker.lose_store();
     let rebuilt = broker.rebuild_store();
     assert_eq!(rebuilt.code, Some(0), "{rebuilt:?}");
     start(&mut broker).await;
@@ -127,11 +133,21 @@ async fn a_damaged_record_is_reported_and_the_others_come_back() {
     for instance in ["r1", "r2"] {
         broker.client.provision(instance).await.expect(201);
     }
+    for binding in ["b1", "b2"] {
+        broker.client.bind("r1", binding).await.expect(201);
+    }
+    broker.client.unbind("r1", "b1").await.expect(200);
     broker.terminate().await;
     broker.lose_store();
+    let rotten = broker.directories().join("i-r1/record");
+    let mut bytes = fs::read(&rotten).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&rotten, bytes).unwrap();
     let record = broker.directories().join("i-r2/record");
     fs::write(&record, b"docker-broker record 1\nnonsense").unwrap();
     let rebuilt = broker.rebuild_store();
+    assert!(rebuilt.stdout.contains("restored    r1: ready, 2 bindings (i-r1)"), "{rebuilt:?}");
+    assert!(rebuilt.stdout.contains("damaged     r1: its record (i-r1)"), "{rebuilt:?}");
     assert_eq!(rebuilt.code, Some(10), "{rebuilt:?}");
     assert!(rebuilt.stdout.contains("skipped     i-r2: its record cannot be used"), "{rebuilt:?}");
     let unknown = format!("no record   container {}: instance r2", broker.container("r2"));

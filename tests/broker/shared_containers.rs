@@ -10,7 +10,7 @@ const SERVICE: (&str, &str) = ("shared-service", "shared-plan");
 
 /// A redis for two instances at a time. An instance is a user with a key space of its own; `extra`
 /// goes before what its provision hook does.
-fn yaml(extra: &str) -> String {
+pub(crate) fn yaml(extra: &str) -> String {
     format!(
         r#"services:
 - id: {}
@@ -72,14 +72,14 @@ async fn provision(client: &Client, instances: &[&str]) {
 }
 
 /// What a tenant has: its own part of the keys.
-struct Tenant {
+pub(crate) struct Tenant {
     redis: Redis,
     dbname: String,
     port: String,
 }
 
 impl Tenant {
-    async fn bind(client: &Client, instance: &str) -> Self {
+    pub(crate) async fn bind(client: &Client, instance: &str) -> Self {
         let bound = client.bind(instance, "b").await.expect(201);
         Self::of(&bound)
     }
@@ -93,12 +93,12 @@ impl Tenant {
         self.redis.ask(&format!("GET {dbname}:{key}")).await
     }
 
-    async fn set(&self, value: &str) {
+    pub(crate) async fn set(&self, value: &str) {
         let answer = self.redis.ask(&format!("SET {}:mine {value}", self.dbname)).await;
         assert_eq!(answer.as_deref(), Ok("+OK"));
     }
 
-    async fn has(&self, value: &str) {
+    pub(crate) async fn has(&self, value: &str) {
         assert_eq!(self.get(&self.dbname, "mine").await.as_deref(), Ok(value));
     }
 }
