@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::{
     Broker, Event, InstanceState,
     container::Faults,
-    data_version::Migration,
+    data_version::{INTERRUPTED, Migration},
     error::{Failure, InternalError},
     fault::{Step, reach},
     guard::mount_problem,
@@ -277,7 +277,7 @@ impl Broker {
             return Ok((None, None));
         }
         if begun {
-            return Err(Failure::because("the migration hook was interrupted"));
+            return Err(Failure::because(INTERRUPTED));
         }
         let migration = self.guard(new, image, context).await?;
         let copying = match copy {
