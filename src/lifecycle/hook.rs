@@ -134,11 +134,17 @@ impl Broker {
         let mut again = false;
         loop {
             let waited = {
-                let _turn = tokio::select! {
+                let turn = tokio::select! {
                     () = context.cancel.cancelled() => return Err(Failure::Interrupted),
                     late = context.ended() => return Err(late),
                     turn = self.turns.take(container) => turn,
                 };
+                if let Some(upgrade) = self.find_host_upgrade(input.instance).await? {
+                    drop(turn);
+                    self.wait_for_host(&upgrade, context).await?;
+                    end = None;
+                    continue;
+                }
                 // Waiting for a turn is not the hook's time.
                 let end = *end.get_or_insert_with(|| Instant::now() + hook.timeout);
                 if std::mem::take(unsure) {
@@ -184,6 +190,18 @@ impl Broker {
             pause_for(&context.cancel, pause).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
             again = true;
+        }
+    }
+
+    /// Waits for the end of the hooks that run in a container now.
+    pub(super) async fn let_hooks_end(
+        &self,
+        container: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            () = context.cancel.cancelled() => Err(Failure::Interrupted),
+            _turn = self.turns.take(container) => Ok(()),
         }
     }
 

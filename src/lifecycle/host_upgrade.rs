@@ -4,6 +4,9 @@
 //! whichever way it is done. The upgrade of a tenant therefore waits until its host is made of the
 //! same plan: the first tenant's makes it so, by an operation of the host's own that goes back by
 //! itself, and the others find it done. If the host cannot be upgraded, nor can the tenant.
+//!
+//! Meanwhile no hook of a tenant runs in it: what it did might be taken back with the copy. Those
+//! that run end before the old container stops; the others wait for the end of the upgrade.
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use serde_json::Map;
 
 use super::{
     Broker, Event, InstanceState, Transition,
-    error::Failure,
+    error::{Failure, InternalError},
     instance::{Instance, Private, SealedDefinition, operation_id, port_map, state_of},
     last_operation::FAILED,
     update::Target,
@@ -75,6 +78,42 @@ impl Broker {
                 )));
             }
         }
+    }
+
+    /// The operation that upgrades the host of a tenant now, if one does.
+    pub(super) async fn find_host_upgrade(
+        &self,
+        tenant: &Instance,
+    ) -> Result<Option<String>, InternalError> {
+        if tenant.host.is_none() {
+            return Ok(None);
+        }
+        let id = tenant.row.id.clone();
+        let running = self.store.read(move |rows| {
+            let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
+            let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
+            if row.state != InstanceState::Updating.as_str() {
+                return Ok(None);
+            }
+            rows.find_running_operation(&host)
+        });
+        Ok(running.await?.map(|operation| operation.id))
+    }
+
+    /// The tenant when nothing upgrades its host.
+    pub(super) async fn after_host_upgrade(
+        &self,
+        tenant: &Instance,
+        context: &Context,
+    ) -> Result<Instance, Failure> {
+        if tenant.host.is_none() {
+            return Ok(tenant.clone());
+        }
+        while let Some(upgrade) = self.find_host_upgrade(tenant).await? {
+            context.step("waiting for the upgrade of the shared container");
+            self.wait_for_host(&upgrade, context).await?;
+        }
+        Ok(self.get(&tenant.row.id).await?)
     }
 
     fn begin_host_upgrade(

@@ -18,6 +18,7 @@ use super::{
     instance::{Instance, SealedDefinition},
     last_operation::{FAILED, IN_PROGRESS, SUCCEEDED},
     retry::{check, while_unreachable},
+    tenancy::is_host,
     update::{Target, merged_context},
     work::Context,
 };
@@ -75,6 +76,9 @@ impl Broker {
             self.commit_update(operation, &new, &target, SUCCEEDED, None, context).await?;
             reach(Step::UpdateCommitted);
             return Ok(());
+        }
+        if is_host(&old.row.id) {
+            self.let_hooks_end(&self.container_of(&old), &polled).await?;
         }
         self.change(&old, &mut new, &target, &operation.id, &polled).await?;
         reach(Step::UpdateReady);

@@ -210,32 +210,6 @@ impl Broker {
         Ok(())
     }
 
-    /// The tenant when nothing upgrades its host: meanwhile no hook can be run in that.
-    pub(super) async fn after_host_upgrade(
-        &self,
-        tenant: &Instance,
-        context: &Context,
-    ) -> Result<Instance, Failure> {
-        if tenant.host.is_none() {
-            return Ok(tenant.clone());
-        }
-        loop {
-            let id = tenant.row.id.clone();
-            let upgrade = self.store.read(move |rows| {
-                let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
-                let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
-                if row.state != InstanceState::Updating.as_str() {
-                    return Ok(None);
-                }
-                rows.find_running_operation(&host)
-            });
-            let Some(upgrade) = upgrade.await? else { break };
-            context.step("waiting for the upgrade of the shared container");
-            self.wait_for_host(&upgrade.id, context).await?;
-        }
-        Ok(self.get(&tenant.row.id).await?)
-    }
-
     /// Waits for the end of an operation on a host, whatever it is.
     pub(super) async fn wait_for_host(
         &self,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{TestBroker, docker_ok};
+use crate::support::{TestBroker, docker, docker_ok, eventually, upgrade_body};
 
 const IDS: (&str, &str) = ("shared-service", "shared-plan");
 
@@ -24,6 +24,10 @@ fn yaml(version: &str, memory: &str, command: &str) -> String {
     lifecycle:
       provision: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli SET "made:$OSB_INSTANCE_ID" 1 >&2'
       update: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli INCR "updated:$OSB_INSTANCE_ID" >&2'
+      bind: |
+        [ "$OSB_BINDING_ID" != slow ] || sleep 4
+        REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli SET "user:$OSB_BINDING_ID" 1 >&2
+      unbind: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli DEL "user:$OSB_BINDING_ID" >&2'
       deprovision: 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli DEL "made:$OSB_INSTANCE_ID" >&2'
     container:
       image: redis:7
@@ -134,4 +138,33 @@ async fn a_shared_container_that_does_not_come_up_goes_back_and_its_tenants_are_
     let list = document["instances"].as_array().unwrap();
     assert!(list.iter().all(|one| one["state"] == "ready"), "{document:#}");
     assert!(list.iter().all(|one| one["upgrade"] == "pending"), "{document:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hooks_do_for_other_tenants_while_their_container_is_upgraded_and_goes_back_is_not_lost()
+ {
+    let never = GOOD.replace("exec", "# new\nexec");
+    let second = yaml("1.1.0", "64m", &never).replace("+PONG, timeout: 10s", "+NEVER, timeout: 4s");
+    let broker = broker_with(&yaml("1.0.0", "64m", GOOD), &second, &["one", "two"]).await;
+    let client = &broker.client;
+    client.bind("two", "old").await.expect(201);
+    let [name] = &broker.containers()[..] else { panic!("one container") };
+    // Its hook still runs when the upgrade begins.
+    let slow = "/v2/service_instances/two/service_bindings/slow?accepts_incomplete=true";
+    client.put(slow, &client.ids_body()).await.expect(202);
+    let path = "/v2/service_instances/one?accepts_incomplete=true";
+    client.patch(path, &upgrade_body(&broker).await).await.expect(202);
+    eventually("the new container", async || {
+        // For a moment no container has the name.
+        let new = docker(&["inspect", "-f", "{{.Config.Cmd}} {{.State.Running}}", name]).stdout;
+        let new = String::from_utf8_lossy(&new).into_owned();
+        if new.contains("# new") && new.contains("true") { Ok(()) } else { Err(new) }
+    })
+    .await;
+    let (bound, unbound) = tokio::join!(client.bind("two", "new"), client.unbind("two", "old"));
+    bound.expect(201);
+    unbound.expect(200);
+    assert_eq!(client.poll("one").await.0, "failed");
+    client.bind("two", "slow").await.expect(200);
+    assert_eq!(keys(&broker), ["made:one", "made:two", "user:new", "user:slow"]);
 }
