@@ -20,6 +20,7 @@ use super::{
     data_version::INTERRUPTED,
     error::{Failure, InternalError},
     hook_input::HookInput,
+    host_upgrade::HostChange,
     instance::Instance,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
     tenancy::is_host,
@@ -54,6 +55,8 @@ enum Attempt {
     Done(Hooked),
     /// It said that it is not ready.
     NotReady,
+    /// It was not begun: a copy of the data may come in its place at any moment.
+    GoingBack,
     /// Its container does not run, or has ended under it.
     NotRunning,
     /// By SIGKILL. A service that was not ready may have been started again meanwhile.
@@ -139,7 +142,8 @@ impl Broker {
                     late = context.ended() => return Err(late),
                     turn = self.turns.take(container) => turn,
                 };
-                if let Some(upgrade) = self.find_host_upgrade(input.instance).await? {
+                let change = self.find_host_change(input.instance).await?;
+                if let Some(HostChange::Upgrade(upgrade)) = change {
                     drop(turn);
                     self.wait_for_host(&upgrade, context).await?;
                     end = None;
@@ -150,7 +154,10 @@ impl Broker {
                 if std::mem::take(unsure) {
                     self.end_hook(container, input).await;
                 }
-                let attempt = self.attempt(container, hook, input, end, context).await?;
+                let attempt = match change {
+                    Some(HostChange::WayBack) => Attempt::GoingBack,
+                    _ => self.attempt(container, hook, input, end, context).await?,
+                };
                 if input.action == Action::Migrate && attempt.is_cut_off() {
                     // What it had begun is half done: only the copy leads out of that.
                     return Err(Failure::because(INTERRUPTED));
@@ -163,6 +170,10 @@ impl Broker {
                     Attempt::Killed => return Err(failed(input, "failed with exit code 137")),
                     Attempt::NotReady => {
                         format!("the {} hook was not ready", input.action.as_str())
+                    }
+                    Attempt::GoingBack => {
+                        "the shared container has yet to go back to what it was before an upgrade"
+                            .to_owned()
                     }
                     Attempt::NotRunning => {
                         "the container of the service instance does not run".to_owned()

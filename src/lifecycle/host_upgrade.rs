@@ -32,6 +32,14 @@ enum Step {
     Launch(OperationRow),
 }
 
+/// Why no hook of a tenant may run in its host.
+pub(super) enum HostChange {
+    /// This operation upgrades it.
+    Upgrade(String),
+    /// Its upgrade failed, and so did the way back, which is tried again.
+    WayBack,
+}
+
 impl Broker {
     /// Waits until the shared container of a tenant is made of the tenant's new plan.
     pub(super) async fn upgrade_host(
@@ -80,24 +88,26 @@ impl Broker {
         }
     }
 
-    /// The operation that upgrades the host of a tenant now, if one does.
-    pub(super) async fn find_host_upgrade(
+    /// What keeps the hooks of a tenant out of its host at present.
+    pub(super) async fn find_host_change(
         &self,
         tenant: &Instance,
-    ) -> Result<Option<String>, InternalError> {
+    ) -> Result<Option<HostChange>, InternalError> {
         if tenant.host.is_none() {
             return Ok(None);
         }
         let id = tenant.row.id.clone();
-        let running = self.store.read(move |rows| {
+        let found = self.store.read(move |rows| {
             let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
             let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
-            if row.state != InstanceState::Updating.as_str() {
-                return Ok(None);
-            }
-            rows.find_running_operation(&host)
+            Ok(Some((state_of(&row), rows.find_running_operation(&host)?)))
         });
-        Ok(running.await?.map(|operation| operation.id))
+        let Some((state, running)) = found.await? else { return Ok(None) };
+        Ok(match (state?, running) {
+            (InstanceState::Updating, Some(running)) => Some(HostChange::Upgrade(running.id)),
+            (InstanceState::UpdateFailed, _) => Some(HostChange::WayBack),
+            _ => None,
+        })
     }
 
     /// The tenant when nothing upgrades its host.
@@ -109,7 +119,7 @@ impl Broker {
         if tenant.host.is_none() {
             return Ok(tenant.clone());
         }
-        while let Some(upgrade) = self.find_host_upgrade(tenant).await? {
+        while let Some(HostChange::Upgrade(upgrade)) = self.find_host_change(tenant).await? {
             context.step("waiting for the upgrade of the shared container");
             self.wait_for_host(&upgrade, context).await?;
         }

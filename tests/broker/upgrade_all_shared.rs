@@ -168,3 +168,43 @@ async fn what_hooks_do_for_other_tenants_while_their_container_is_upgraded_and_g
     client.bind("two", "slow").await.expect(200);
     assert_eq!(keys(&broker), ["made:one", "made:two", "user:new", "user:slow"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_made_or_revoked_in_data_in_whose_place_the_copy_of_a_failed_upgrade_may_come() {
+    let shared = yaml("1.0.0", "64m", GOOD);
+    let own = shared.replace("tenancy: shared\n    max_instances_per_container: 2\n    ", "");
+    for yaml in [shared, own] {
+        let builder = TestBroker::builder().setting("reconcile_interval: 1s");
+        let mut broker = builder.yaml(&yaml, IDS.0, IDS.1).start().await;
+        broker.client.provision("one").await.expect(201);
+        broker.client.bind("one", "b").await.expect(201);
+        broker.kill();
+        let names = broker.instance_directories();
+        let mut homes = names.iter().map(|name| broker.directories().join(name));
+        let home = homes.find(|home| home.join("volumes").exists()).unwrap();
+        let maintenance = home.join("maintenance");
+        std::fs::write(&maintenance, "").unwrap();
+        let store = rusqlite::Connection::open(broker.data.path().join("broker.db")).unwrap();
+        let failed = "UPDATE instances SET state = 'update failed' \
+                      WHERE id NOT IN (SELECT instance_id FROM tenants)";
+        assert_eq!(store.execute(failed, []), Ok(1));
+        drop(store);
+        broker.launch().await;
+        broker.ready().await;
+        for refused in
+            [broker.client.bind("one", "c").await, broker.client.unbind("one", "b").await]
+        {
+            refused.expect(422);
+            assert_eq!(refused.json()["error"], "ConcurrencyError", "{refused:?}");
+        }
+        assert_eq!(keys(&broker), ["made:one", "user:b"]);
+        std::fs::remove_file(&maintenance).unwrap();
+        eventually("the way back", async || match broker.client.unbind("one", "b").await {
+            reply if reply.status == 200 => Ok(()),
+            reply => Err(reply.description()),
+        })
+        .await;
+        assert_eq!(keys(&broker), ["made:one"]);
+        broker.client.bind("one", "c").await.expect(201);
+    }
+}
