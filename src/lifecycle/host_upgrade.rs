@@ -15,12 +15,17 @@ use serde_json::Map;
 use super::{
     Broker, Event, InstanceState, Transition,
     error::{Failure, InternalError},
-    instance::{Instance, Private, SealedDefinition, operation_id, port_map, state_of},
+    instance::{
+        Instance, Private, SealedDefinition, open_definition, operation_id, port_map, state_of,
+    },
     last_operation::FAILED,
     update::Target,
     work::Context,
 };
-use crate::store::{InstanceRow, OperationRow, RowError, Rows};
+use crate::{
+    catalog::{Definition, runs_the_same},
+    store::{InstanceRow, OperationRow, RowError, Rows},
+};
 
 /// What is to be done about the host of a tenant.
 enum Step {
@@ -126,6 +131,14 @@ impl Broker {
         Ok(self.get(&tenant.row.id).await?)
     }
 
+    /// Whether a host is made of its plan as the catalog has it now. An upgrade of a tenant that was
+    /// accepted under an earlier catalog must not take it back.
+    fn is_present(&self, host: &InstanceRow) -> Result<bool, InternalError> {
+        let Some(offer) = self.catalog.find_plan(&host.plan_id) else { return Ok(false) };
+        let present = SealedDefinition::new(&self.keys, &Definition::from(offer))?;
+        Ok(present.hash == host.definition_hash)
+    }
+
     fn begin_host_upgrade(
         &self,
         rows: &Rows<'_>,
@@ -139,24 +152,33 @@ impl Broker {
             return Ok(Ok(Step::Wait(running.id)));
         }
         let ports = rows.list_ports(&id)?;
+        let definition = rows.find_definition(&host.definition_hash)?;
+        let last = rows.find_last_operation(&id, None)?;
         let prepared = (|| {
             let state = state_of(&host)?;
-            if host.definition_hash == hash && state == InstanceState::Ready {
+            let is_wanted = host.definition_hash == hash || self.is_present(&host)?;
+            if is_wanted && state == InstanceState::Ready {
                 return Ok(None);
             }
             let Transition::To(next) = state.on(Event::Update) else {
                 return Err(Failure::because(format!("the shared container is {state}")));
             };
             let private = Private::open(&self.keys, &host)?;
-            let target = Target {
+            // It may be ahead of this tenant: what changes is found out from what it is itself.
+            let present = open_definition(&self.keys, &host, definition.as_deref())?;
+            let mut target = Target {
                 parameters: Map::new(),
                 context: None,
                 secrets: private.secrets.extended_for(&target.definition.plan),
                 ports: port_map(&ports)?,
                 changes: true,
+                reconfigures: !runs_the_same(&present.plan, &target.definition.plan),
                 was_failed: state == InstanceState::UpdateFailed,
                 ..target.clone()
             };
+            if target.was_failed {
+                target.take_former_ports(&self.keys, last)?;
+            }
             let operation_id = operation_id("update");
             let sealed = target.seal(&self.keys, &operation_id)?;
             let operation = OperationRow {
