@@ -1,8 +1,11 @@
 //! `docker-broker upgrade-all` and shared containers: each is upgraded once, with its first tenant.
 
+use docker_broker::lifecycle::fault::{Step, VARIABLE};
 use serde_json::Value;
 
-use crate::support::{TestBroker, docker, docker_ok, eventually, upgrade_body};
+use crate::support::{
+    Tag, TestBroker, docker, docker_ok, eventually, restart_on, upgrade, upgrade_body,
+};
 
 const IDS: (&str, &str) = ("shared-service", "shared-plan");
 
@@ -207,4 +210,77 @@ async fn nothing_is_made_or_revoked_in_data_in_whose_place_the_copy_of_a_failed_
         assert_eq!(keys(&broker), ["made:one"]);
         broker.client.bind("one", "c").await.expect(201);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_kept_when_the_container_runs_something_else_than_the_plan_of_its_tenant_does() {
+    let other = GOOD.replace("exec", "# other\nexec");
+    let (first, second) = (yaml("1.0.0", "64m", GOOD), yaml("1.1.0", "64m", &other));
+    let mut broker = broker_with(&first, &second, &["one", "two"]).await;
+    upgrade(&broker, "two").await.expect(200);
+    // For this tenant only the memory changes, for the container the command as well.
+    restart_on(&mut broker, yaml("1.2.0", "80m", GOOD)).await;
+    upgrade(&broker, "one").await.expect(200);
+    assert!(broker.log_text().contains("a copy of the data is kept"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_is_resumed_does_not_take_a_shared_container_back_to_an_older_plan() {
+    let (first, second) = (yaml("1.0.0", "64m", GOOD), yaml("1.1.0", "72m", GOOD));
+    let mut broker = broker_with(&first, &second, &["one", "two"]).await;
+    let body = upgrade_body(&broker).await.to_string();
+    broker.kill();
+    broker.set_environment(VARIABLE, Some(&Step::UpdateAccepted.name()));
+    broker.launch().await;
+    broker.ready().await;
+    let authorization = broker.client.authorization();
+    let headers = [("authorization", authorization.as_str()), ("x-broker-api-version", "2.17")];
+    let path = "/v2/service_instances/one?accepts_incomplete=true";
+    drop(broker.client.raw(http::Method::PATCH, path, &headers, body).await);
+    assert!(!broker.ended().await, "it dies by a signal");
+    broker.set_environment(VARIABLE, None);
+    // Meanwhile the other tenant takes the container to a newer plan.
+    let store = rusqlite::Connection::open(broker.data.path().join("broker.db")).unwrap();
+    let set = |from: &str, to: &str| {
+        let sql = "UPDATE operations SET state = ?2 WHERE kind = 'update' AND state = ?1";
+        assert_eq!(store.execute(sql, [from, to]), Ok(1));
+    };
+    set("in progress", "later");
+    restart_on(&mut broker, yaml("1.2.0", "80m", GOOD)).await;
+    upgrade(&broker, "two").await.expect(200);
+    broker.kill();
+    set("later", "in progress");
+    broker.launch().await;
+    broker.ready().await;
+    assert_eq!(broker.client.poll("one").await.0, "succeeded");
+    assert_eq!(containers(&broker), [format!("{} 2", 80 << 20)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_container_whose_tag_alone_has_moved_is_held_and_holds_nobody_up() {
+    let mut tag = Tag::new();
+    tag.set_major(1);
+    let image = format!("image: {}\n      pull: never", tag.name);
+    let shared = yaml("1.0.0", "64m", GOOD).replace("image: redis:7", &image);
+    let with_own = |version: &str| {
+        let own = yaml(version, "64m", GOOD).replace("services:\n", "");
+        let own = own.replace("tenancy: shared\n    max_instances_per_container: 2\n    ", "");
+        let own = own.replace("shared-", "own-").replace("name: shared", "name: own");
+        format!("{shared}{own}")
+    };
+    let mut broker = TestBroker::builder().yaml(with_own("1.0.0"), IDS.0, IDS.1).start().await;
+    broker.client.provision("one").await.expect(201);
+    let mut own = broker.client.clone();
+    own.service_id = "own-service".to_owned();
+    own.plan_id = "own-plan".to_owned();
+    own.provision("two").await.expect(201);
+    tag.set_major(2);
+    restart_on(&mut broker, with_own("1.1.0")).await;
+    let run = broker.operate("upgrade-all", &["--canaries", "1"]).await;
+    let text = run.expect(1);
+    assert!(text.contains("two (own/plan): done") && text.contains("1 upgraded"), "{text}");
+    let document = broker.operate("instances", &["--json"]).await.expect_json(0);
+    let list = document["instances"].as_array().unwrap();
+    let with = |upgrade: &str| list.iter().filter(|one| one["upgrade"] == upgrade).count();
+    assert_eq!((with("held"), with("up to date")), (1, 2), "{document:#}");
 }
