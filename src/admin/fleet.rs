@@ -236,6 +236,14 @@ fn standing(
         };
     };
     let has = instance.maintenance.as_deref();
+    // Tenants ask for versions alone, and theirs is the present one.
+    if instance.home == Home::Host && image_moved && has == Some(offered) {
+        return Standing::Held(
+            "only the image behind its tag has moved; raise maintenance_info.version in the \
+             service file"
+                .to_owned(),
+        );
+    }
     if has != Some(offered) || image_moved || instance.state == Some(InstanceState::UpdateFailed) {
         return Standing::Pending;
     }

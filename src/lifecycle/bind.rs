@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{
-    BindRequest, Bound, Broker, Refusal, RotationRequest,
+    BindRequest, Bound, Broker, InstanceState, Refusal, RotationRequest,
     binding::{BindingState, Sealed, taken},
     error::InternalError,
     existing::Ports,
@@ -202,6 +202,9 @@ impl Broker {
                 offer.plan.name
             ))));
         }
+        if let Some(refusal) = going_back(rows, &row)? {
+            return Ok(Err(refusal));
+        }
         Ok(match state_of(&row) {
             Ok(state) if state.is_usable() => Ok(row),
             Ok(state) if state.is_busy() => Err(Refusal::Concurrency(format!(
@@ -323,6 +326,23 @@ impl Broker {
         binding_document(plan, &facts)
             .map_err(|error| damaged(&format!("plan {}", plan.id), error.to_string()))
     }
+}
+
+/// Refuses to run hooks on data in whose place a copy of it may come at any moment: the way back of
+/// an update failed, and is tried again until the instance, or the host of a tenant, is `ready`.
+pub(super) fn going_back(rows: &Rows<'_>, row: &InstanceRow) -> Result<Option<Refusal>, RowError> {
+    let state = match rows.find_host_of(&row.id)? {
+        Some(host) => rows.find_instance(&host)?.map(|host| host.state),
+        None => Some(row.state.clone()),
+    };
+    let is_going_back = state.as_deref() == Some(InstanceState::UpdateFailed.as_str());
+    Ok(is_going_back.then(|| {
+        Refusal::Concurrency(
+            "the service instance has yet to go back to what it was before an update that failed; \
+             try again when that has ended, or ask the operator"
+                .to_owned(),
+        )
+    }))
 }
 
 /// The same request for a binding that there is.

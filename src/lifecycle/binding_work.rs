@@ -94,6 +94,8 @@ impl Broker {
         operation_id: &str,
         context: &Context,
     ) -> Result<(), Failure> {
+        // Its ports may be others then.
+        let instance = &self.after_host_upgrade(instance, context).await?;
         context.step("making the credentials");
         let plan = self.hooking_plan(instance, Action::Bind);
         let printed = match plan.lifecycle.hook(Action::Bind) {

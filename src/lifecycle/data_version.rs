@@ -23,6 +23,8 @@ use crate::{
 const MAX_FILE_BYTES: u64 = 256 << 10;
 /// How long a program may take to say its version.
 const SAY_VERSION: Duration = Duration::from_mins(1);
+/// Why a migration is taken back of which nobody knows how far it got.
+pub(super) const INTERRUPTED: &str = "the migration hook was interrupted";
 /// Such a container is never taken for the instance's own, whatever it is renamed to.
 const NOT_A_GENERATION: i64 = 0;
 /// What runs in a container in which a hook is to run, and nothing else.

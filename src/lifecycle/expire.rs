@@ -6,10 +6,10 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Broker,
+    Broker, InstanceState,
     binding::{BindingState, Sealed},
     error::{Failure, InternalError},
-    instance::operation_id,
+    instance::{Instance, operation_id},
     work::Context,
 };
 use crate::{
@@ -75,6 +75,18 @@ impl Broker {
         Ok(outcomes.fold(true, |all, one| std::future::ready(all & one)).await)
     }
 
+    /// Whether an instance, and the host of a tenant, is `ready`.
+    async fn is_settled(&self, instance: &Instance) -> Result<bool, InternalError> {
+        let id = instance.row.id.clone();
+        let home = self.store.read(move |rows| match rows.find_host_of(&id)? {
+            Some(host) => rows.find_instance(&host),
+            None => Ok(None),
+        });
+        let is_ready = |state: &str| state == InstanceState::Ready.as_str();
+        let home = home.await?;
+        Ok(is_ready(&instance.row.state) && home.is_none_or(|home| is_ready(&home.state)))
+    }
+
     async fn expire(self: &Arc<Self>, row: &BindingRow) -> Result<(), Failure> {
         let cancel = self.stopping.child_token();
         // An operation that runs on it revokes it, or has to end first.
@@ -87,7 +99,8 @@ impl Broker {
             return Ok(());
         }
         let Some(instance) = self.find(&row.instance_id).await? else { return Ok(()) };
-        if !instance.state.is_usable() || self.is_outdated(&row.instance_id) {
+        // In every other state its data changes, or may be replaced by a copy of it.
+        if !self.is_settled(&instance).await? || self.is_outdated(&row.instance_id) {
             return Err(Failure::Interrupted);
         }
         let sealed = Sealed::open(&self.keys, row)?;

@@ -17,8 +17,10 @@ use tokio::{
 
 use super::{
     Broker,
+    data_version::INTERRUPTED,
     error::{Failure, InternalError},
     hook_input::HookInput,
+    host_upgrade::HostChange,
     instance::Instance,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, pause_for},
     tenancy::is_host,
@@ -51,12 +53,23 @@ pub(super) enum Hooked {
 /// How one attempt ended.
 enum Attempt {
     Done(Hooked),
-    /// Another one may do better.
-    Again(String),
+    /// It said that it is not ready.
+    NotReady,
+    /// It was not begun: a copy of the data may come in its place at any moment.
+    GoingBack,
+    /// Its container does not run, or has ended under it.
+    NotRunning,
     /// By SIGKILL. A service that was not ready may have been started again meanwhile.
     Killed,
     /// dockerd went away; it may have begun what it was asked for.
     Unreachable,
+}
+
+impl Attempt {
+    /// Whether it may have done a part of its work.
+    fn is_cut_off(&self) -> bool {
+        matches!(self, Self::NotRunning | Self::Killed | Self::Unreachable)
+    }
 }
 
 /// Whose turn it is in each container.
@@ -78,7 +91,7 @@ impl Turns {
 
 impl Broker {
     /// Runs a hook to its end, again while it says that it is not ready or its container does not
-    /// run, and at most for its time.
+    /// run, and at most for its time. A migration is run again only if it says so itself.
     ///
     /// # Errors
     /// [`Failure::Interrupted`] when it was halted; nothing of it runs then.
@@ -124,23 +137,47 @@ impl Broker {
         let mut again = false;
         loop {
             let waited = {
-                let _turn = tokio::select! {
+                let turn = tokio::select! {
                     () = context.cancel.cancelled() => return Err(Failure::Interrupted),
                     late = context.ended() => return Err(late),
                     turn = self.turns.take(container) => turn,
                 };
+                let change = self.find_host_change(input.instance).await?;
+                if let Some(HostChange::Upgrade(upgrade)) = change {
+                    drop(turn);
+                    self.wait_for_host(&upgrade, context).await?;
+                    end = None;
+                    continue;
+                }
                 // Waiting for a turn is not the hook's time.
                 let end = *end.get_or_insert_with(|| Instant::now() + hook.timeout);
                 if std::mem::take(unsure) {
                     self.end_hook(container, input).await;
                 }
-                match self.attempt(container, hook, input, end, context).await? {
+                let attempt = match change {
+                    Some(HostChange::WayBack) => Attempt::GoingBack,
+                    _ => self.attempt(container, hook, input, end, context).await?,
+                };
+                if input.action == Action::Migrate && attempt.is_cut_off() {
+                    // What it had begun is half done: only the copy leads out of that.
+                    return Err(Failure::because(INTERRUPTED));
+                }
+                match attempt {
                     Attempt::Done(hooked) => return Ok(hooked),
                     Attempt::Killed if again => {
                         "the hook was killed, or its container ended".to_owned()
                     }
                     Attempt::Killed => return Err(failed(input, "failed with exit code 137")),
-                    Attempt::Again(reason) => reason,
+                    Attempt::NotReady => {
+                        format!("the {} hook was not ready", input.action.as_str())
+                    }
+                    Attempt::GoingBack => {
+                        "the shared container has yet to go back to what it was before an upgrade"
+                            .to_owned()
+                    }
+                    Attempt::NotRunning => {
+                        "the container of the service instance does not run".to_owned()
+                    }
                     Attempt::Unreachable => {
                         *unsure = true;
                         "the Docker engine does not answer".to_owned()
@@ -164,6 +201,18 @@ impl Broker {
             pause_for(&context.cancel, pause).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
             again = true;
+        }
+    }
+
+    /// Waits for the end of the hooks that run in a container now.
+    pub(super) async fn let_hooks_end(
+        &self,
+        container: &str,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            () = context.cancel.cancelled() => Err(Failure::Interrupted),
+            _turn = self.turns.take(container) => Ok(()),
         }
     }
 
@@ -259,9 +308,7 @@ impl Broker {
                 self.end_hook(container, input).await;
                 failed(format!("printed more than {MAX_OUTPUT_BYTES} bytes"))
             }
-            Err(DockerError::NotRunning { .. }) => {
-                Ok(Attempt::Again("the container of the service instance does not run".to_owned()))
-            }
+            Err(DockerError::NotRunning { .. }) => Ok(Attempt::NotRunning),
             Err(error) if error.is_transient() => {
                 tracing::warn!(
                     operation.id = input.operation_id,
@@ -328,7 +375,7 @@ fn judge(ended: &Ended, input: &HookInput<'_>) -> Result<Attempt, Failure> {
             Ok(object) => Ok(Attempt::Done(Hooked::Done(object))),
             Err(why) => failed(why),
         },
-        NOT_READY => Ok(Attempt::Again(format!("the {action} hook was not ready"))),
+        NOT_READY => Ok(Attempt::NotReady),
         BAD_PARAMETERS => {
             let line = said.lines().next_back().unwrap_or("the service refuses these parameters");
             Err(Failure::Failed {

@@ -4,6 +4,9 @@
 //! whichever way it is done. The upgrade of a tenant therefore waits until its host is made of the
 //! same plan: the first tenant's makes it so, by an operation of the host's own that goes back by
 //! itself, and the others find it done. If the host cannot be upgraded, nor can the tenant.
+//!
+//! Meanwhile no hook of a tenant runs in it: what it did might be taken back with the copy. Those
+//! that run end before the old container stops; the others wait for the end of the upgrade.
 
 use std::sync::Arc;
 
@@ -11,13 +14,18 @@ use serde_json::Map;
 
 use super::{
     Broker, Event, InstanceState, Transition,
-    error::Failure,
-    instance::{Instance, Private, SealedDefinition, operation_id, port_map, state_of},
+    error::{Failure, InternalError},
+    instance::{
+        Instance, Private, SealedDefinition, open_definition, operation_id, port_map, state_of,
+    },
     last_operation::FAILED,
     update::Target,
     work::Context,
 };
-use crate::store::{InstanceRow, OperationRow, RowError, Rows};
+use crate::{
+    catalog::{Definition, runs_the_same},
+    store::{InstanceRow, OperationRow, RowError, Rows},
+};
 
 /// What is to be done about the host of a tenant.
 enum Step {
@@ -27,6 +35,14 @@ enum Step {
     Wait(String),
     /// This has just been accepted.
     Launch(OperationRow),
+}
+
+/// Why no hook of a tenant may run in its host.
+pub(super) enum HostChange {
+    /// This operation upgrades it.
+    Upgrade(String),
+    /// Its upgrade failed, and so did the way back, which is tried again.
+    WayBack,
 }
 
 impl Broker {
@@ -77,6 +93,56 @@ impl Broker {
         }
     }
 
+    /// What keeps the hooks of a tenant out of its host at present.
+    pub(super) async fn find_host_change(
+        &self,
+        tenant: &Instance,
+    ) -> Result<Option<HostChange>, InternalError> {
+        if tenant.host.is_none() {
+            return Ok(None);
+        }
+        let id = tenant.row.id.clone();
+        let found = self.store.read(move |rows| {
+            let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
+            let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
+            Ok(Some((state_of(&row), rows.find_running_operation(&host)?, host)))
+        });
+        let Some((state, running, host)) = found.await? else { return Ok(None) };
+        // What only an older store believes to be under way does not go on.
+        if self.is_outdated(&host) {
+            return Ok(None);
+        }
+        Ok(match (state?, running) {
+            (InstanceState::Updating, Some(running)) => Some(HostChange::Upgrade(running.id)),
+            (InstanceState::UpdateFailed, _) => Some(HostChange::WayBack),
+            _ => None,
+        })
+    }
+
+    /// The tenant when nothing upgrades its host.
+    pub(super) async fn after_host_upgrade(
+        &self,
+        tenant: &Instance,
+        context: &Context,
+    ) -> Result<Instance, Failure> {
+        if tenant.host.is_none() {
+            return Ok(tenant.clone());
+        }
+        while let Some(HostChange::Upgrade(upgrade)) = self.find_host_change(tenant).await? {
+            context.step("waiting for the upgrade of the shared container");
+            self.wait_for_host(&upgrade, context).await?;
+        }
+        Ok(self.get(&tenant.row.id).await?)
+    }
+
+    /// Whether a host is made of its plan as the catalog has it now. An upgrade of a tenant that was
+    /// accepted under an earlier catalog must not take it back.
+    fn is_present(&self, host: &InstanceRow) -> Result<bool, InternalError> {
+        let Some(offer) = self.catalog.find_plan(&host.plan_id) else { return Ok(false) };
+        let present = SealedDefinition::new(&self.keys, &Definition::from(offer))?;
+        Ok(present.hash == host.definition_hash)
+    }
+
     fn begin_host_upgrade(
         &self,
         rows: &Rows<'_>,
@@ -93,24 +159,33 @@ impl Broker {
             return Ok(Ok(Step::Wait(running.id)));
         }
         let ports = rows.list_ports(&id)?;
+        let definition = rows.find_definition(&host.definition_hash)?;
+        let last = rows.find_last_operation(&id, None)?;
         let prepared = (|| {
             let state = state_of(&host)?;
-            if host.definition_hash == hash && state == InstanceState::Ready {
+            let is_wanted = host.definition_hash == hash || self.is_present(&host)?;
+            if is_wanted && state == InstanceState::Ready {
                 return Ok(None);
             }
             let Transition::To(next) = state.on(Event::Update) else {
                 return Err(Failure::because(format!("the shared container is {state}")));
             };
             let private = Private::open(&self.keys, &host)?;
-            let target = Target {
+            // It may be ahead of this tenant: what changes is found out from what it is itself.
+            let present = open_definition(&self.keys, &host, definition.as_deref())?;
+            let mut target = Target {
                 parameters: Map::new(),
                 context: None,
                 secrets: private.secrets.extended_for(&target.definition.plan),
                 ports: port_map(&ports)?,
                 changes: true,
+                reconfigures: !runs_the_same(&present.plan, &target.definition.plan),
                 was_failed: state == InstanceState::UpdateFailed,
                 ..target.clone()
             };
+            if target.was_failed {
+                target.take_former_ports(&self.keys, last)?;
+            }
             let operation_id = operation_id("update");
             let sealed = target.seal(&self.keys, &operation_id)?;
             let operation = OperationRow {

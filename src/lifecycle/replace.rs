@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::{
     Broker, Event, InstanceState,
     container::Faults,
-    data_version::Migration,
+    data_version::{INTERRUPTED, Migration},
     error::{Failure, InternalError},
     fault::{Step, reach},
     guard::mount_problem,
@@ -19,6 +19,7 @@ use super::{
     last_operation::SUCCEEDED,
     retry::{check, while_unreachable},
     snapshot::Chosen,
+    tenancy::is_host,
     update::{Target, merged_context},
     work::Context,
 };
@@ -76,6 +77,9 @@ impl Broker {
             self.commit_update(operation, &new, &target, SUCCEEDED, None, context).await?;
             reach(Step::UpdateCommitted);
             return Ok(());
+        }
+        if is_host(&old.row.id) {
+            self.let_hooks_end(&self.container_of(&old), &polled).await?;
         }
         self.change(&old, &mut new, &target, &operation.id, &polled).await?;
         reach(Step::UpdateReady);
@@ -252,7 +256,7 @@ impl Broker {
             return Ok((None, None));
         }
         if begun {
-            return Err(Failure::because("the migration hook was interrupted"));
+            return Err(Failure::because(INTERRUPTED));
         }
         let migration = self.guard(new, image, context).await?;
         let copying = match copy {

@@ -15,7 +15,7 @@ pub enum InstanceState {
     Deprovisioning,
     /// Could not be made; only its row, its ports and perhaps remains are there.
     ProvisionFailed,
-    /// A change failed, and so did the way back.
+    /// A change failed, and so did the way back, which is tried again.
     UpdateFailed,
     /// Could not be removed; what is left of it is still there.
     DeprovisionFailed,
@@ -121,7 +121,7 @@ impl InstanceState {
         }
     }
 
-    /// Whether applications can use it, so that it may be bound and is kept running.
+    /// Whether applications use it, so that it is kept running.
     #[must_use]
     pub fn is_usable(self) -> bool {
         matches!(self, Self::Ready | Self::UpdateFailed)

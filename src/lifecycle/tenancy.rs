@@ -210,36 +210,6 @@ impl Broker {
         Ok(())
     }
 
-    /// The tenant when nothing upgrades its host: meanwhile no hook can be run in that.
-    pub(super) async fn after_host_upgrade(
-        &self,
-        tenant: &Instance,
-        context: &Context,
-    ) -> Result<Instance, Failure> {
-        if tenant.host.is_none() {
-            return Ok(tenant.clone());
-        }
-        loop {
-            let id = tenant.row.id.clone();
-            let upgrade = self.store.read(move |rows| {
-                let Some(host) = rows.find_host_of(&id)? else { return Ok(None) };
-                let Some(row) = rows.find_instance(&host)? else { return Ok(None) };
-                if row.state != InstanceState::Updating.as_str() {
-                    return Ok(None);
-                }
-                rows.find_running_operation(&host)
-            });
-            let Some(upgrade) = upgrade.await? else { break };
-            // One of which only an older store knows does not go on.
-            if self.is_outdated(&upgrade.instance_id) {
-                break;
-            }
-            context.step("waiting for the upgrade of the shared container");
-            self.wait_for_host(&upgrade.id, context).await?;
-        }
-        Ok(self.get(&tenant.row.id).await?)
-    }
-
     /// What only an older store believes to run on a host does not go on, and nothing may begin.
     pub(super) fn require_current_host(&self, host: &str) -> Result<(), Failure> {
         if !self.is_outdated(host) {

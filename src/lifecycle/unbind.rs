@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     Accepted, Broker, DeleteRequest, Refusal,
-    bind::SHORT,
+    bind::{SHORT, going_back},
     binding::{BindingState, Sealed},
     fault::{Step, reach},
     instance::{operation_id, state_of},
@@ -82,6 +82,9 @@ impl Broker {
                 return Ok(Err(Refusal::Concurrency(format!(
                     "the service instance is {of_instance}; unbind it when that has ended"
                 ))));
+            }
+            if let Some(refusal) = going_back(rows, &instance)? {
+                return Ok(Err(refusal));
             }
             if let Some(operation) = &running {
                 let why = "halted because the service binding is being deleted";

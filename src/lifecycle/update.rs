@@ -55,6 +55,19 @@ impl Target {
             && self.maintenance == other.maintenance
     }
 
+    /// Takes the ports of the time before the last update, which failed: the rows may still hold
+    /// what that one had reserved.
+    pub(super) fn take_former_ports(
+        &mut self,
+        keys: &Keyring,
+        failed: Option<OperationRow>,
+    ) -> Result<(), InternalError> {
+        if let Some(failed) = failed.filter(|row| row.kind == "update" && row.sealed.is_some()) {
+            self.ports = Self::open(keys, &failed)?.ports;
+        }
+        Ok(())
+    }
+
     pub(super) fn seal(&self, keys: &Keyring, operation: &str) -> Result<Vec<u8>, InternalError> {
         let text =
             serde_json::to_vec(self).map_err(|error| damaged(operation, error.to_string()))?;
@@ -201,15 +214,10 @@ impl Broker {
                 return Ok(Err(refusal));
             }
         }
-        if let Some(failed) = rows.find_last_operation(id, None)?
-            && target.was_failed
-            && failed.kind == "update"
-            && failed.sealed.is_some()
-        {
-            // The rows may still hold what that one had reserved.
-            match Target::open(&self.keys, &failed) {
-                Ok(failed) => target.ports = failed.ports,
-                Err(error) => return Ok(Err(error.into())),
+        if target.was_failed {
+            let failed = rows.find_last_operation(id, None)?;
+            if let Err(error) = target.take_former_ports(&self.keys, failed) {
+                return Ok(Err(error.into()));
             }
         }
         let operation_id = operation_id("update");

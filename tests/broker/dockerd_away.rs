@@ -1,11 +1,14 @@
 //! dockerd goes away and comes back: operations wait for it or fail cleanly, nothing is lost.
 
-use crate::support::{Daemon, Redis, TestBroker, eventually};
+use std::fs;
+
+use crate::support::{
+    BY_ENVIRONMENT, Builder, Daemon, REDIS, Redis, Tag, TestBroker, eventually, restart_on,
+    upgrade_body, versioned_yaml,
+};
 
 /// A dockerd of its own with the redis image, and a broker on it with an instance that has data.
-async fn with_data(
-    builder: impl FnOnce(&Daemon) -> crate::support::Builder,
-) -> (Daemon, TestBroker, Redis) {
+async fn with_data(builder: impl FnOnce(&Daemon) -> Builder) -> (Daemon, TestBroker, Redis) {
     let daemon = Daemon::start().await;
     daemon.load_image("redis:7");
     let broker = builder(&daemon).start().await;
@@ -130,4 +133,47 @@ async fn all_instances_return_when_dockerd_has_lost_its_containers() {
     broker.ready().await;
     answers(&redis).await;
     assert_eq!(containers(&daemon).lines().count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_loses_sight_of_dockerd_is_taken_back_and_not_run_again() {
+    let mut daemon = Daemon::start().await;
+    daemon.stop();
+    // The hook itself runs on while its daemon is away.
+    daemon.configure(r#"{"live-restore": true}"#);
+    daemon.start_again().await;
+    let mut tag = Tag::new();
+    tag.set_major(15);
+    daemon.load_image(&tag.name);
+    let plain = versioned_yaml(&tag, BY_ENVIRONMENT, "");
+    let hook = "echo run >> /data/runs; sleep 8; echo $MAJOR > /data/VERSION";
+    let hook = format!("    lifecycle: {{migrate: '{hook}'}}\n");
+    let migrating = versioned_yaml(&tag, BY_ENVIRONMENT, &hook);
+    let mut broker = daemon.broker().yaml(plain, REDIS.0, REDIS.1).start().await;
+    broker.client.provision("r1").await.expect(201);
+    let redis = Redis::of(&broker.client.bind("r1", "b1").await.expect(201));
+    redis.expect("SET mine precious").await;
+    tag.set_major(17);
+    daemon.load_image(&tag.name);
+    restart_on(&mut broker, migrating).await;
+    let path = "/v2/service_instances/r1?accepts_incomplete=true";
+    broker.client.patch(path, &upgrade_body(&broker).await).await.expect(202);
+    let instance = broker.directories().join("i-r1");
+    eventually("the hook to begin", async || {
+        let begun = fs::metadata(instance.join("volumes/data/runs"));
+        begun.map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await;
+    daemon.kill();
+    daemon.start_again().await;
+    let (state, reason) = broker.client.poll("r1").await;
+    assert_eq!(state, "failed");
+    assert!(reason.contains("was interrupted") && reason.contains("as it was"), "{reason}");
+    answers(&redis).await;
+    let version = fs::read_to_string(instance.join("volumes/data/VERSION")).unwrap();
+    assert_eq!(version, "15\n");
+    let mut failed = fs::read_dir(instance.join("failed")).unwrap();
+    let left = failed.next().unwrap().unwrap().path().join("data/runs");
+    assert_eq!(fs::read_to_string(left).unwrap(), "run\n");
+    assert_eq!(containers(&daemon), broker.container("r1"));
 }
