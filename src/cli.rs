@@ -235,6 +235,10 @@ pub struct OrphansArgs {
     /// Remove exactly these containers, directories and networks, with the data in them.
     #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "json")]
     pub purge: Vec<String>,
+    /// Take the instances of exactly these directories back into the store, out of the records in
+    /// them. The broker must be stopped.
+    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with_all = ["json", "purge"])]
+    pub adopt: Vec<String>,
 }
 
 /// Arguments of `adopt`.

@@ -129,13 +129,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn rebuild_store(configuration: &Configuration) -> anyhow::Result<ExitCode> {
     start_log(configuration)?;
-    let (report, outcome) = rescue::rebuild_store(&configuration.settings).await?;
+    Ok(tell(rescue::rebuild_store(&configuration.settings).await?))
+}
+
+fn tell((report, outcome): (String, rescue::Outcome)) -> ExitCode {
     say(&mut io::stdout(), report.trim_end());
-    Ok(match outcome {
+    match outcome {
         rescue::Outcome::Whole => ExitCode::SUCCESS,
         rescue::Outcome::Partly => ExitCode::from(EXIT_ATTENTION),
         rescue::Outcome::Nothing => ExitCode::from(EXIT_RUNTIME),
-    })
+    }
 }
 
 /// The configuration, with all its problems on standard error; `None` if there are errors.
@@ -261,6 +264,9 @@ async fn orphans(args: &OrphansArgs) -> anyhow::Result<ExitCode> {
     let Some(configuration) = load(&args.configuration) else {
         return Ok(ExitCode::from(EXIT_CONFIG));
     };
+    if !args.adopt.is_empty() {
+        return Ok(tell(rescue::adopt_orphans(&configuration.settings, &args.adopt).await?));
+    }
     let out = &mut io::stdout();
     if !args.purge.is_empty() {
         let all = admin::orphans::purge(&configuration, &args.purge, out).await?;

@@ -1,7 +1,7 @@
-//! What saves a store that is lost or damaged: a start that refuses to go on without it, and
-//! `docker-broker rebuild-store`.
+//! What saves a store that is lost, damaged or too old: a start that refuses to go on without it,
+//! `docker-broker rebuild-store` and `docker-broker orphans --adopt`.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 
@@ -9,7 +9,7 @@ use crate::{
     config::Settings,
     disk::Disk,
     docker::OwnedContainer,
-    lifecycle::{Rebuilt, rebuild_store as rebuild_from_records},
+    lifecycle::{Rebuilt, Restored, rebuild_store as rebuild_from_records, take_back},
     serve,
     store::{FILE_NAME, Presence, Store, StoreError, newest_good_backup},
     telemetry::Chain,
@@ -127,6 +127,59 @@ pub async fn rebuild_store(settings: &Settings) -> anyhow::Result<(String, Outco
     Ok(report(settings, &rebuilt, &owned, engine_silent.as_deref()))
 }
 
+/// `docker-broker orphans --adopt`: takes the instances of these directories back into the store,
+/// out of their records. The report, for people.
+///
+/// # Errors
+/// When a broker runs on the data directory, or the store cannot be read or written.
+pub async fn adopt_orphans(
+    settings: &Settings,
+    names: &[String],
+) -> anyhow::Result<(String, Outcome)> {
+    let data = settings.data_directory.as_path();
+    let _lock = serve::lock(data).context("orphans --adopt needs the broker stopped")?;
+    if Store::look(data)? == Presence::Missing {
+        bail!(
+            "there is no store {}; run docker-broker rebuild-store",
+            data.join(FILE_NAME).display()
+        );
+    }
+    let store = Store::open(data)?;
+    let keys = Arc::new(serve::known_keyring(settings)?);
+    let disk = Disk::at(&settings.host_directory);
+    let outcomes = take_back(&store, &disk, &keys, names).await?;
+    let mut lines = Vec::new();
+    for (name, outcome) in &outcomes {
+        lines.push(match outcome {
+            Ok(back) => told(back),
+            Err(why) => format!("not adopted {name}: {why}"),
+        });
+    }
+    let adopted = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
+    let (count, is_partial) = (adopted.clone().count(), adopted.clone().any(|one| one.is_partial));
+    let outcome = match count {
+        0 => Outcome::Nothing,
+        _ if count < outcomes.len() || is_partial => Outcome::Partly,
+        _ => Outcome::Whole,
+    };
+    lines.push(format!("{count} instances adopted; start the broker"));
+    Ok((lines.join("\n"), outcome))
+}
+
+/// A line for an instance that came back.
+fn told(one: &Restored) -> String {
+    let Restored { id, name, state, bindings, is_partial } = one;
+    let line = format!("restored    {id}: {state}, {bindings} bindings ({name})");
+    if !is_partial {
+        return line;
+    }
+    format!(
+        "{line}\ndamaged     {id}: its record ({name}) is damaged behind that, so later changes are \
+         lost: bindings that were removed since may be back, and later ones missing; compare them \
+         with the platform's"
+    )
+}
+
 fn report(
     settings: &Settings,
     rebuilt: &Rebuilt,
@@ -163,18 +216,7 @@ fn report(
         return (text, Outcome::Nothing);
     }
     for one in &rebuilt.restored {
-        say(format!(
-            "restored    {}: {}, {} bindings ({})",
-            one.id, one.state, one.bindings, one.name
-        ));
-        if one.is_partial {
-            say(format!(
-                "damaged     {}: its record ({}) is damaged behind that, so later changes are lost: \
-                 bindings that were removed since may be back, and later ones missing; compare \
-                 them with the platform's",
-                one.id, one.name
-            ));
-        }
+        say(told(one));
     }
     for (name, why) in &rebuilt.skipped {
         say(format!(

@@ -64,6 +64,7 @@ mod state;
 mod stay;
 mod strangers;
 mod survey;
+mod take_back;
 mod tenancy;
 mod tend;
 mod unbind;
@@ -87,3 +88,4 @@ pub use requests::{
 };
 pub use state::{Event, InstanceState, Transition};
 pub use survey::{Home, Surveyed, survey};
+pub use take_back::take_back;

@@ -81,7 +81,9 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
     let oldest = records.first().map_or(Rows::schema(), |(_, record)| record.frame.schema);
     let mut rebuild = Rebuild::begin(data, oldest.min(Rows::schema()))?;
     let mut ids: BTreeSet<String> = BTreeSet::new();
-    for (name, Record { frame, is_damaged, .. }) in records {
+    for (name, record) in records {
+        let back = restored(&name, &record);
+        let frame = record.frame;
         if let Some(host) = host_of(&frame)
             && !ids.contains(host)
         {
@@ -96,19 +98,24 @@ pub fn rebuild_store(data: &Path, disk: &Disk, keys: &Keyring) -> Result<Rebuilt
             done.unfit.insert(frame.id);
             continue;
         }
-        ids.insert(frame.id.clone());
-        done.restored.push(Restored {
-            state: frame.text("state").unwrap_or_default().to_owned(),
-            bindings: frame.entries.keys().filter(|key| *key != INSTANCE_ENTRY).count(),
-            id: frame.id,
-            name,
-            is_partial: is_damaged,
-        });
+        ids.insert(frame.id);
+        done.restored.push(back);
     }
     if !done.restored.is_empty() {
         rebuild.finish()?;
     }
     Ok(done)
+}
+
+/// What a record brings back.
+pub(super) fn restored(name: &str, Record { frame, is_damaged, .. }: &Record) -> Restored {
+    Restored {
+        id: frame.id.clone(),
+        name: name.to_owned(),
+        state: frame.text("state").unwrap_or_default().to_owned(),
+        bindings: frame.entries.keys().filter(|key| *key != INSTANCE_ENTRY).count(),
+        is_partial: *is_damaged,
+    }
 }
 
 /// Why a record gives no instance.

@@ -56,7 +56,7 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 /// Whether an error comes from the rows, and not from the disk: those would fail again.
-fn is_of_the_rows(error: &rusqlite::Error) -> bool {
+pub(super) fn is_of_the_rows(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => matches!(
             failure.code,

@@ -16,7 +16,7 @@ use rusqlite::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{RowError, Rows, migrations, now};
+use super::{RowError, Rows, migrations, now, rebuild::is_of_the_rows};
 
 /// Key of the entry for the instance itself; bindings have their id.
 pub const INSTANCE_ENTRY: &str = "";
@@ -245,6 +245,23 @@ impl Rows<'_> {
             }
         }
         Ok(rows)
+    }
+
+    /// Adds what the entries of one instance's record hold. The inner error: they do not fit, as
+    /// with a port that another instance has.
+    pub fn insert_record(
+        &self,
+        entries: &BTreeMap<String, RecordedRows>,
+        revision: i64,
+    ) -> Result<Result<(), RowError>, RowError> {
+        for rows in entries.values() {
+            match insert_rows(self.0, rows, revision) {
+                Ok(()) => {}
+                Err(error) if is_of_the_rows(&error) => return Ok(Err(error.into())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// Schema of this store.

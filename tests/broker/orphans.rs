@@ -108,7 +108,7 @@ async fn orphans_of_every_kind_are_listed_and_removed_by_name_only() {
     // What can be brought back stays as well.
     fs::write(linked.join("record"), "record").unwrap();
     let run = broker.operate("orphans", &["--purge", &other, "i-linked"]).await;
-    assert!(run.expect(1).contains("rebuild-store can bring one back"), "{run:?}");
+    assert!(run.expect(1).contains("--adopt brings it back"), "{run:?}");
     fs::remove_file(linked.join("record")).unwrap();
     broker.operate("orphans", &["--purge", "i-linked"]).await.expect(0);
     assert!(!linked.exists());

@@ -58,8 +58,7 @@ async fn a_shared_container_stays_while_the_store_may_not_know_who_lives_in_it()
     two.has("precious").await;
     fs::write(&record, whole).unwrap();
     broker.terminate().await;
-    broker.lose_store();
-    assert_eq!(broker.rebuild_store().code, Some(0));
+    broker.operate("orphans", &["--adopt", "i-two"]).await.expect(0);
     start(&mut broker).await;
     broker.client.deprovision("one").await.expect(200);
     two.has("precious").await;
@@ -214,5 +213,39 @@ async fn nobody_waits_for_the_upgrade_of_a_shared_container_of_which_only_an_old
         broker.client.deprovision(instance).await.expect(200);
     }
     assert_eq!(broker.containers(), [""; 0]);
+    assert_eq!(broker.instance_directories(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_an_older_store_does_not_know_is_adopted_with_its_port_bindings_and_data()
+{
+    let mut broker = TestBroker::builder().start().await;
+    broker.client.provision("r1").await.expect(201);
+    let older = copy_of_store(&mut broker).await;
+    broker.client.provision("r2").await.expect(201);
+    let bound = broker.client.bind("r2", "b1").await.expect(201);
+    let redis = Redis::of(&bound);
+    redis.expect("SET mine precious").await;
+    start_on(&mut broker, &older).await;
+    let listed = broker.operate("orphans", &[]).await;
+    assert!(listed.expect(10).contains("--adopt brings it back"), "{listed:?}");
+    let running = broker.operate("orphans", &["--adopt", "i-r2"]).await;
+    running.expect(1);
+    assert!(running.stderr.contains("needs the broker stopped"), "{running:?}");
+    broker.terminate().await;
+    let unfit = broker.operate("orphans", &["--adopt", "i-r1", "i-r3"]).await;
+    let said = unfit.expect(1);
+    assert!(said.contains("not adopted i-r1: the store knows it"), "{said}");
+    assert!(said.contains("not adopted i-r3: there is no record"), "{said}");
+    let adopted = broker.operate("orphans", &["--adopt", "i-r2"]).await;
+    assert!(adopted.expect(0).contains("restored    r2: ready, 1 bindings (i-r2)"), "{adopted:?}");
+    start(&mut broker).await;
+    assert_eq!(redis.expect("GET mine").await, "precious");
+    assert_eq!(broker.client.bind("r2", "b1").await.expect(200), bound);
+    assert_eq!(broker.operate("orphans", &[]).await.expect(0).lines().count(), 1);
+    broker.client.unbind("r2", "b1").await.expect(200);
+    for instance in ["r1", "r2"] {
+        broker.client.deprovision(instance).await.expect(200);
+    }
     assert_eq!(broker.instance_directories(), [""; 0]);
 }

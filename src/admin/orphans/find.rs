@@ -96,14 +96,14 @@ fn users<'a>(
 
 /// Why a directory without an instance is not removed, if so.
 fn hindrance(users: &[&ListedContainer], has_record: bool) -> Option<String> {
-    if let Some(user) = users.first() {
-        return Some(format!("the container {} uses it; purge that first", user.name));
+    if has_record {
+        return Some(
+            "--adopt brings it back from its record, with the broker stopped; to purge it all the \
+             same, remove the file record in it first"
+                .to_owned(),
+        );
     }
-    has_record.then(|| {
-        "docker-broker rebuild-store can bring one back from its record; to purge it all the same, \
-         remove the file record in it first"
-            .to_owned()
-    })
+    users.first().map(|user| format!("the container {} uses it; purge that first", user.name))
 }
 
 /// The same for one directory, now.
