@@ -7,7 +7,7 @@ use crate::{
         bind, bind_reader, environment, hooks_can_be_repeated, instance_of,
         refuses_an_unknown_role, restart, rotates_without_a_gap, text, with_password_of,
     },
-    support::{Session, eventually, in_image},
+    support::{Session, TestBroker, eventually, in_image, service_file},
 };
 
 const IMAGE: &str = "postgres:17";
@@ -141,4 +141,22 @@ async fn hooks_of_postgres17_can_be_repeated_by_a_broker_that_was_killed_after_t
         tokio::task::spawn_blocking(asking).await.unwrap().map(drop)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres17_whose_first_start_was_cut_off_fails_at_once_and_says_why() {
+    // As after a full disk: the directory is there, the database is not.
+    let cut_off = "          exec docker-entrypoint.sh postgres";
+    let half = "          [ -e $PGDATA/PG_VERSION ] || initdb -U $POSTGRES_USER > /dev/null\n";
+    let yaml = std::fs::read_to_string(service_file("op-postgres17.yml")).unwrap();
+    let yaml = yaml.replacen(cut_off, &format!("{half}{cut_off}"), 1);
+    let (service, plan) =
+        ("601e2379-c0ee-44a7-a849-0aade3140bf7", "4b5579e2-65da-4f68-a12c-ae02710761da");
+    let broker = TestBroker::builder().yaml(yaml, service, plan).start().await;
+    let refused = broker.client.provision("s1").await;
+    refused.expect(500);
+    assert!(refused.description().contains("provision hook"), "{}", refused.description());
+    assert!(broker.log_text().contains("the first start of the server was cut off"));
+    broker.client.deprovision("s1").await.expect(200);
+    assert_eq!(broker.instance_directories(), [""; 0]);
 }
