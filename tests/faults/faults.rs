@@ -52,13 +52,16 @@ async fn one(stage: &Arc<Stage>, world: &Arc<World>, fault: Fault) {
         }
         Trouble::KillDockerd | Trouble::StopDockerd => {
             let mut daemon = stage.daemon.as_ref().expect("a daemon of its own").lock().await;
-            if fault.trouble == Trouble::KillDockerd {
-                block_in_place(|| daemon.kill());
-            } else {
-                block_in_place(|| daemon.stop());
-            }
+            let stopped = block_in_place(|| {
+                if fault.trouble == Trouble::KillDockerd {
+                    daemon.kill();
+                    return false;
+                }
+                // One that hangs is killed, as the job `docker` does.
+                daemon.stop()
+            });
             sleep(fault.lasts).await;
-            if fault.trouble == Trouble::KillDockerd {
+            if !stopped {
                 daemon.start_after_kill().await;
             } else {
                 daemon.start_again().await;

@@ -231,9 +231,10 @@ impl Daemon {
         self.end(Signal::KILL);
     }
 
-    /// SIGTERM, and waits for the end; this stops the containers.
-    pub(crate) fn stop(&mut self) {
-        self.end(Signal::TERM);
+    /// SIGTERM, and waits for the end; this stops the containers. Whether it ended by that: one that
+    /// hangs is killed.
+    pub(crate) fn stop(&mut self) -> bool {
+        self.end(Signal::TERM)
     }
 
     /// Stops it and removes everything that it has: what is left of a VM that was made anew.
@@ -243,8 +244,8 @@ impl Daemon {
         fs::remove_dir_all(self.directory.path().join("data")).expect("its data can be removed");
     }
 
-    fn end(&mut self, signal: Signal) {
-        let Some(mut child) = self.child.take() else { return };
+    fn end(&mut self, signal: Signal) -> bool {
+        let Some(mut child) = self.child.take() else { return true };
         let containerd = self.directory.path().join("exec/containerd/containerd.pid");
         let containerd = fs::read_to_string(containerd).ok();
         send(child.id(), signal);
@@ -257,6 +258,7 @@ impl Daemon {
         if let Some(pid) = containerd {
             until(|| !Path::new("/proc").join(pid.trim()).exists());
         }
+        ended
     }
 
     /// Processes of its containers and their shims, which outlive a kill.

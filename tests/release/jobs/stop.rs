@@ -83,6 +83,21 @@ fn stop_removes_the_pid_file_of_the_process_that_it_ended_and_no_other() -> anyh
     Ok(())
 }
 
+/// What such a one leaves, the next start puts right.
+#[test]
+fn stop_notes_for_the_next_start_that_dockerd_had_to_be_killed() -> anyhow::Result<()> {
+    let vm = Sandbox::new(&json!({}))?;
+    let note = vm.path("sys/run/docker/was-killed");
+    let by_itself = format!("rm {}", vm.pid_file().display());
+    for (last, is_noted) in [(by_itself.as_str(), false), ("", true)] {
+        let dockerd = vm.act_process("dockerd", last)?;
+        vm.run("stop", &[], &[]);
+        assert!(dockerd.has_ended(), "{last}");
+        assert_eq!(note.exists(), is_noted, "{last}: {}", vm.log());
+    }
+    Ok(())
+}
+
 #[test]
 fn containers_never_have_no_limit_of_time_to_stop() -> anyhow::Result<()> {
     let vm = Sandbox::new(&json!({}))?;
