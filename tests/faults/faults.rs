@@ -61,10 +61,10 @@ async fn one(stage: &Arc<Stage>, world: &Arc<World>, fault: Fault) {
                 daemon.stop()
             });
             sleep(fault.lasts).await;
-            if !stopped {
-                daemon.start_after_kill().await;
-            } else {
+            if stopped {
                 daemon.start_again().await;
+            } else {
+                daemon.start_after_kill().await;
             }
         }
         Trouble::Socket(manner) => {
