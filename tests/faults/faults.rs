@@ -61,7 +61,8 @@ async fn one(stage: &Arc<Stage>, world: &Arc<World>, fault: Fault) {
                 daemon.stop()
             });
             sleep(fault.lasts).await;
-            if stopped {
+            // With live-restore a stop leaves the same behind.
+            if stopped && daemon.has_ended_all() {
                 daemon.start_again().await;
             } else {
                 daemon.start_after_kill().await;

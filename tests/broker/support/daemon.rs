@@ -213,6 +213,11 @@ impl Daemon {
         }
     }
 
+    /// Whether no container runs on without it.
+    pub(crate) fn has_ended_all(&self) -> bool {
+        self.shims().is_empty()
+    }
+
     /// Process and container of each shim.
     fn shims(&self) -> Vec<(u32, String)> {
         let shim = |pid: u32| {
